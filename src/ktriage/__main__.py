@@ -1,0 +1,5 @@
+"""``python -m ktriage``."""
+
+from ktriage.cli import main
+
+raise SystemExit(main())
