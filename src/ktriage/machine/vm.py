@@ -1,0 +1,284 @@
+"""One QEMU process: started so that it can't outlive us, talked to over sockets that have no names.
+
+Every channel (QMP, the console, the control line, the steps' output) is a socketpair handed to QEMU as a
+file descriptor, and the payload is an anonymous file: nothing is left behind, whatever ends us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qemu.qmp import ExecuteError, QMPClient, QMPError
+
+from ktriage.errors import MachineryError, UserError
+
+PAYLOAD_BYTES = 64 << 20
+"""Size of the payload disk. It is part of the saved machine's state, so all guests have the same."""
+PUMP = "pump"
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What the guest's machine is made of; a saved guest can be restored only on the same."""
+
+    kernel: Path
+    initrd: Path | None
+    cmdline: str
+    memory_mib: int = 256
+    cpus: int = 1
+    accel: str = "tcg"
+
+    def arguments(self) -> list[str]:
+        """Return QEMU's arguments for the machine, without its channels."""
+        accel = "kvm" if self.accel == "kvm" else "tcg,thread=multi,tb-size=256"
+        command = ["-accel", accel, "-cpu", "host" if self.accel == "kvm" else "qemu64,+smep,+smap"]
+        command += ["-M", "pc", "-m", f"{self.memory_mib}M", "-smp", str(self.cpus)]
+        command += ["-nodefaults", "-no-user-config", "-display", "none"]
+        command += ["-action", "panic=pause,reboot=shutdown,shutdown=pause"]
+        command += ["-device", "pvpanic-pci", "-device", "vmcoreinfo"]
+        command += ["-kernel", str(self.kernel), "-append", self.cmdline]
+        if self.initrd is not None:
+            command += ["-initrd", str(self.initrd)]
+        return command
+
+
+def qemu_binary() -> str:
+    """Return QEMU's path; raises UserError where it is not installed."""
+    path = os.environ.get("KTRIAGE_QEMU") or shutil.which("qemu-system-x86_64")
+    if path is None or not os.access(path, os.X_OK):
+        what = f"{path} is no QEMU" if path else "no qemu-system-x86_64 on this machine"
+        raise UserError(what, hint="apt-get install qemu-system-x86")
+    return path
+
+
+_running: set[subprocess.Popen[bytes]] = set()
+_running_lock = threading.Lock()
+
+
+def kill_all() -> None:
+    """Kill every QEMU of this process; their runs end as infrastructure failures."""
+    with _running_lock:
+        for process in _running:
+            process.kill()
+
+
+def _spawn(command: list[str], fds: tuple[int, ...], log: Path) -> subprocess.Popen[bytes]:
+    # PR_SET_PDEATHSIG (prctl(2)) is sent when the *thread* that forked ends: whoever runs a VM stays in
+    # its thread until the VM is gone. The shell closes the gap before the signal was armed.
+    guard = [
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+        "sh",
+        "-c",
+        'test "$PPID" = "$0" && exec "$@"',
+        str(os.getpid()),
+    ]
+    with log.open("ab") as errors:
+        process = subprocess.Popen(
+            [*guard, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=errors,
+            stderr=errors,
+            pass_fds=fds,
+            start_new_session=True,
+        )
+    with _running_lock:
+        _running.add(process)
+    return process
+
+
+class Channel:
+    """One line into the guest: what comes out goes to a file, with the time of each piece beside it.
+
+    ``FILE.times`` has a line ``OFFSET SECONDS`` for each piece: its first byte's offset in ``FILE`` and
+    seconds since the channel was opened.
+    """
+
+    def __init__(self, path: Path | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.path = path
+        self.data = bytearray()
+        self.listeners: list[Callable[[bytes], None]] = []
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def open(cls, sock: socket.socket, path: Path | None) -> Channel:
+        """Return the channel over ``sock``, kept in the file ``path`` where one is given."""
+        return cls(path, *await asyncio.open_connection(sock=sock))
+
+    async def pump(self) -> None:
+        """Read until the other end is closed."""
+        started = time.monotonic()
+        with ExitStack() as files:
+            if self.path:
+                out = files.enter_context(self.path.open("wb", buffering=0))
+                times = files.enter_context(
+                    self.path.with_name(self.path.name + ".times").open("w", buffering=1)
+                )
+            with suppress(ConnectionError):
+                while piece := await self.reader.read(1 << 16):
+                    if self.path:
+                        times.write(f"{len(self.data)} {time.monotonic() - started:.6f}\n")
+                        out.write(piece)
+                    self.data += piece
+                    for listener in self.listeners:
+                        listener(piece)
+
+
+class Vm:
+    """A running machine; made by ``running``."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], qmp: QMPClient, channels: dict[str, Channel]
+    ) -> None:
+        self.process = process
+        self.qmp = qmp
+        self.console = channels["console"]
+        self.control = channels["control"]
+        self.output = channels["output"]
+        self.events: dict[str, asyncio.Event] = {}
+        self.gone = asyncio.Event()
+
+    async def execute(self, command: str, arguments: dict[str, Any] | None = None) -> object:
+        """Run a QMP command; raises MachineryError where QEMU refuses it or is gone."""
+        try:
+            return await self.qmp.execute(command, arguments)
+        except ExecuteError as error:
+            raise MachineryError(f"QEMU refused {command}: {error}", command=command) from error
+        except (QMPError, OSError, EOFError) as error:
+            raise MachineryError(f"QEMU went away at {command}", command=command) from error
+
+    def event(self, name: str) -> asyncio.Event:
+        """Return the event that is set once QEMU has sent the QMP event ``name``."""
+        return self.events.setdefault(name, asyncio.Event())
+
+    async def watch_events(self) -> None:
+        """Set an asyncio event for each QMP event; ends when QEMU does."""
+        with suppress(QMPError, EOFError):
+            async for message in self.qmp.events:
+                self.event(str(message["event"])).set()
+
+    def send(self, text: str) -> None:
+        """Write to the guest's control line."""
+        self.control.writer.write(text.encode())
+
+    async def settle(self, quiet: float = 0.03, limit: float = 1.0) -> None:
+        """Wait until the console has said nothing for ``quiet`` seconds, ``limit`` at the most."""
+        deadline = time.monotonic() + limit
+        size = -1
+        while size != len(self.console.data) and time.monotonic() < deadline:
+            size = len(self.console.data)
+            await asyncio.sleep(quiet)
+
+
+def _payload_fd(payload: bytes) -> int:
+    writable = os.memfd_create("ktriage-payload", os.MFD_CLOEXEC)
+    try:
+        if len(payload) > PAYLOAD_BYTES:
+            raise UserError(f"the files of a trial are {len(payload)} bytes, over {PAYLOAD_BYTES}")
+        os.write(writable, payload)
+        os.ftruncate(writable, PAYLOAD_BYTES)
+        return os.open(f"/proc/self/fd/{writable}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(writable)
+
+
+@asynccontextmanager
+async def running(
+    hardware: Hardware, directory: Path, *, payload: bytes = b"", restore: Path | None = None
+) -> AsyncIterator[Vm]:
+    """Run a machine while the block lasts, booted or restored from a saved guest.
+
+    ``directory`` gets ``console.log`` and ``output.log`` with their times, and ``qemu.log`` where QEMU had
+    something to say. Raises MachineryError where QEMU does not start. The process is gone afterwards.
+    """
+    names = ("qmp", "console", "control", "output")
+    ours: dict[str, socket.socket] = {}
+    theirs: list[int] = []
+    command = [qemu_binary(), *hardware.arguments()]
+    try:
+        for name in names:
+            ours[name], other = socket.socketpair()
+            theirs.append(other.detach())
+            command += ["-chardev", f"socket,id={name},fd={theirs[-1]}"]
+        command += ["-mon", "chardev=qmp,mode=control"]
+        for name in names[1:]:
+            command += ["-serial", f"chardev:{name}"]
+        theirs.append(_payload_fd(payload))
+        command += ["-add-fd", f"fd={theirs[-1]},set=1", "-blockdev"]
+        command += ["driver=file,node-name=payload,filename=/dev/fdset/1,read-only=on,locking=off"]
+        command += ["-device", "virtio-blk-pci,drive=payload"]
+        if restore is not None:
+            theirs.append(os.open(restore, os.O_RDONLY | os.O_CLOEXEC))
+            command += ["-incoming", f"fd:{theirs[-1]}"]
+        process = _spawn(command, tuple(theirs), directory / "qemu.log")
+    except BaseException:
+        for sock in ours.values():
+            sock.close()
+        raise
+    finally:
+        for fd in theirs:
+            os.close(fd)
+    paths = {"console": directory / "console.log", "control": None, "output": directory / "output.log"}
+    channels: dict[str, Channel] = {}
+    qmp = QMPClient("ktriage")
+    tasks: list[asyncio.Task[None]] = []
+    try:
+        for name, path in paths.items():
+            channels[name] = await Channel.open(ours[name], path)
+        vm = Vm(process, qmp, channels)
+        pumps = [asyncio.create_task(channel.pump(), name=PUMP) for channel in channels.values()]
+        pumps[0].add_done_callback(lambda _: vm.gone.set())
+        tasks += pumps
+        try:
+            await asyncio.wait_for(qmp.connect(ours["qmp"]), 30)
+        except (QMPError, OSError, TimeoutError) as error:
+            raise MachineryError(f"QEMU did not start: {_last_words(directory)}") from error
+        tasks.append(asyncio.create_task(vm.watch_events()))
+        yield vm
+    finally:
+        await _end(process, qmp, tasks, channels)
+        log = directory / "qemu.log"
+        if log.exists() and log.stat().st_size == 0:
+            log.unlink()
+
+
+async def _end(
+    process: subprocess.Popen[bytes],
+    qmp: QMPClient,
+    tasks: list[asyncio.Task[None]],
+    channels: dict[str, Channel],
+) -> None:
+    process.kill()
+    process.wait()
+    with _running_lock:
+        _running.discard(process)
+    # What QEMU wrote before it was killed is still in the sockets: let the pumps reach their end.
+    pumps = [task for task in tasks if task.get_name() == PUMP]
+    if pumps:
+        await asyncio.wait(pumps, timeout=1)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for channel in channels.values():
+        channel.writer.close()
+    with suppress(QMPError, OSError, EOFError):
+        await qmp.disconnect()
+
+
+def _last_words(directory: Path) -> str:
+    log = directory / "qemu.log"
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    return lines[-1] if lines else "it said nothing"
