@@ -1,0 +1,46 @@
+"""CPUs that stall and tasks that hang."""
+
+from __future__ import annotations
+
+from ktriage.console.formats.format import STACK, Format, Stack, traced, trapped
+
+STALL = ("stall in {frame}",)
+HANG = ("hang in {frame}",)
+
+FORMATS = (
+    Format(
+        "BUG:",
+        "BUG: soft lockup",
+        "BUG: soft lockup in {frame}",
+        alt=STALL,
+        stack=trapped(choose="stall"),
+    ),
+    Format(
+        "INFO:",
+        "INFO: rcu_(?:preempt|sched|bh) (?:self-)?detected(?: expedited)? stall",
+        "INFO: rcu detected stall in {frame}",
+        alt=STALL,
+        # The stall is found from the timer's interrupt: what loops is below the interrupt's entry.
+        stack=Stack(
+            ("apic_timer_interrupt", "{ip}", STACK),
+            ("(?:apic_timer_interrupt|Exception stack|el1h_64_irq)", STACK),
+            skip=("apic_timer_interrupt", "rcu"),
+            choose="stall",
+        ),
+    ),
+    Format(
+        "INFO:",
+        "INFO: task .* blocked for more than [0-9]+ seconds",
+        "INFO: task hung in {frame}",
+        alt=HANG,
+        stack=traced(choose="hang"),
+    ),
+    Format(
+        "INFO:",
+        "INFO: task .* can't die for more than .* seconds",
+        "INFO: task can't die in {frame}",
+        alt=HANG,
+        stack=traced("schedule"),
+    ),
+    Format("BUG:", "BUG: workqueue lockup", "BUG: workqueue lockup", trace=False),
+)

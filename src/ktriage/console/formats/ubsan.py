@@ -1,0 +1,20 @@
+"""UBSAN: undefined behaviour."""
+
+from __future__ import annotations
+
+from ktriage.console.formats.format import Format, traced
+
+QUIET = traced("ubsan", "overflow")
+
+FORMATS = (
+    # The spelling before v5.9, e7e58c6f76b1 and friends: one name for all kinds.
+    Format("UBSAN:", "UBSAN: Undefined behaviour in", "UBSAN: undefined-behaviour in {frame}", stack=QUIET),
+    Format(
+        "UBSAN:",
+        "UBSAN: array-index-out-of-bounds in",
+        "UBSAN: array-index-out-of-bounds in {frame}",
+        alt=("bad-access in {frame}",),
+        stack=QUIET,
+    ),
+    Format("UBSAN:", "UBSAN: (?P<kind>.*?) in", "UBSAN: {kind} in {frame}", stack=QUIET),
+)
