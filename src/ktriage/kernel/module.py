@@ -1,0 +1,169 @@
+"""An out-of-tree kernel module, built at a revision against a kernel's headers.
+
+A build is kept by what it was made of: the sources (documents left out), the headers, the compiler and the
+patches. Two revisions with the same sources share one build, and a build that failed is kept as a failure.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from ktriage.cache import cache_root, cached, digest
+from ktriage.errors import MachineryError, UserError
+from ktriage.history.tree import apply_patches, export, list_files
+from ktriage.kernel.signature import module_signature
+from ktriage.kernel.types import Kernel
+
+DOCUMENT = re.compile(
+    r"(^|/)(Documentation|docs?|LICENSES)/|\.(md|rst|txt)$|(^|/)(README|COPYING|LICENSE|CHANGELOG)[^/]*$"
+)
+"""Paths that no build reads."""
+
+BUILD_TIMEOUT = 600.0
+FULL_DISK = "No space left on device"
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleBuild:
+    """A finished build. ``module`` and ``signature`` are None where it failed; ``error`` then says why.
+
+    ``seconds`` is what building took when it was done; ``fresh`` is false where it came from the cache.
+    ``folder`` holds the sources as they were built, and ``log`` is what make printed.
+    """
+
+    folder: Path
+    log: Path
+    module: Path | None
+    signature: str | None
+    error: str | None
+    seconds: float
+    fresh: bool
+
+
+def compiler_of(headers: Path) -> str:
+    """Return the compiler that the headers ask for (Debian's .kernelvariables), else gcc."""
+    variables = headers / ".kernelvariables"
+    named = (
+        re.search(r"^CC = .*?([\w-]*gcc[\w.-]*)$", variables.read_text(), re.MULTILINE)
+        if variables.is_file()
+        else None
+    )
+    compiler = named[1] if named else "gcc"
+    if shutil.which(compiler) is None:
+        raise UserError(
+            f"no {compiler} on this machine: the kernel's modules are built with it",
+            hint=f"apt-get install {compiler}",
+        )
+    return compiler
+
+
+def build_module(
+    repo: Path,
+    commit: str,
+    *,
+    kernel: Kernel,
+    source: str = ".",
+    name: str,
+    patches: tuple[str, ...] = (),
+    timeout: float = BUILD_TIMEOUT,
+) -> ModuleBuild:
+    """Build the module ``name`` of the folder ``source`` at ``commit``; a failed build is an answer.
+
+    ``patches`` are texts of patches to the whole tree.
+
+    Raises UserError where the folder or the headers are not there, MachineryError where the machine could
+    not build (no room, killed).
+    """
+    if kernel.headers is None or not (kernel.headers / "Makefile").is_file():
+        raise UserError(f"no headers to build modules against for {kernel.release}")
+    headers = kernel.headers
+    compiler = compiler_of(headers)
+    files = sorted(
+        f"{blob} {path}" for blob, path in list_files(repo, commit, source) if not DOCUMENT.search(path)
+    )
+    if not any(PurePosixPath(line.split(" ", 1)[1]).name in ("Makefile", "Kbuild") for line in files):
+        raise UserError(f"no Makefile or Kbuild in {source} at {commit[:12]}", commit=commit)
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    key = digest(*files, str(headers), version, name, *patches)
+    fresh = not (cache_root() / "module" / key).is_dir()
+
+    def make(folder: Path) -> None:
+        export(repo, commit, "." if patches else source, folder / "src")
+        complaint = apply_patches(folder / "src", patches)
+        place = (folder / "src" / source if patches else folder / "src").resolve()
+        result = _make(folder, place, headers, name, timeout) if complaint is None else (complaint, 0.0)
+        (folder / "result.json").write_text(json.dumps({"error": result[0], "seconds": result[1]}))
+
+    folder = cached("module", key, make)
+    result = json.loads((folder / "result.json").read_text())
+    module = folder / f"{name}.ko"
+    return ModuleBuild(
+        folder=folder / "src",
+        log=folder / "build.log",
+        module=module if module.is_file() else None,
+        signature=module_signature(module) if module.is_file() else None,
+        error=result["error"],
+        seconds=result["seconds"],
+        fresh=fresh,
+    )
+
+
+def _make(folder: Path, source: Path, headers: Path, name: str, timeout: float) -> tuple[str | None, float]:
+    # Without the maps the build's folder would stand in WARN's file names and in the debug information,
+    # and equal sources would give unequal modules.
+    maps = f"-fmacro-prefix-map={source}/= -ffile-prefix-map={source}=."
+    command = [
+        "make",
+        "-C",
+        str(headers),
+        f"M={source}",
+        f"KCFLAGS={maps}",
+        f"-j{os.cpu_count() or 1}",
+        "modules",
+    ]
+    began = time.monotonic()
+    with (folder / "build.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, "LC_ALL": "C"},
+        )  # fmt: skip
+        try:
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    seconds = time.monotonic() - began
+    text = (folder / "build.log").read_text(errors="replace")
+    if FULL_DISK in text:
+        raise MachineryError(f"the build of {name} was cut short: {FULL_DISK}")
+    if code is not None and code < 0:
+        raise MachineryError(f"the build of {name} was killed by signal {-code}")
+    if code is None:
+        return f"the build took over {timeout:.0f} s", seconds
+    if code:
+        return first_error(text).replace(f"{source}/", ""), seconds
+    built = source / f"{name}.ko"
+    if not built.is_file():
+        others = ", ".join(sorted(str(path.relative_to(source)) for path in source.rglob("*.ko"))) or "none"
+        raise UserError(f"the build makes no {name}.ko (modules it makes: {others})", hint="[module] name")
+    shutil.copy(built, folder / f"{name}.ko")
+    return None, seconds
+
+
+def first_error(log: str) -> str:
+    """Return the line of a build log that says what failed first."""
+    lines = log.splitlines()
+    telling = [line for line in lines if re.search(r"\berror\b|\bundefined!|\bfatal\b", line, re.IGNORECASE)]
+    stopped = [line for line in lines if " *** " in line]
+    return (telling or stopped or lines or ["make failed without a word"])[0].strip()
