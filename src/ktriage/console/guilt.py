@@ -13,7 +13,7 @@ _INNOCENT = re.compile(
         (
             r".*\.h",
             "^lib/", "^virt/lib/", "^arch/.*/lib/crc", "^trusty/",
-            r"^mm/(?:kasan/|kmsan/|percpu)", r"^mm/sl.b\.c",
+            r"^mm/(?:kasan/|kmsan/|percpu)", "^mm/sl.b",
             r"^mm/(?:filemap|folio-compat|truncate|memory|vmalloc|page_alloc|mempool|util)\.c",
             r"^kernel/(?:rcu/|locking/|sched/.*\.c|printk/printk.*\.c)",
             r"^kernel/(?:kcov|panic|softirq|kthread|stacktrace|workqueue|time/timer)\.c",
@@ -27,7 +27,7 @@ _INNOCENT = re.compile(
 )  # fmt: skip
 # Lines with files that have no part in it.
 _ASIDE = re.compile(
-    r"(?:hardirqs|softirqs)\s+last\s+(?:enabled|disabled)|^Register r\d+ information", re.ASCII
+    r"(?:hardirqs|softirqs)\s+last\s+(?:enabled|disabled)|^Register r\d+ information|^ #\d+: .*, at: ", re.ASCII
 )
 _DEEPER = re.compile(r"^/[a-zA-Z0-9_\-./]+/[a-zA-Z0-9_\-]+\.[ch]$", re.ASCII)
 # A stall is found from an interrupt: what loops stands after the interrupt's entry.

@@ -17,7 +17,7 @@ FORMATS = (
     ),
     Format(
         "INFO:",
-        "INFO: rcu_(?:preempt|sched|bh) (?:self-)?detected(?: expedited)? stall",
+        "INFO: rcu_(?:preempt|sched|bh|tasks(?:_rude|_trace)?) (?:self-)?detected(?: expedited)? stall",
         "INFO: rcu detected stall in {frame}",
         alt=STALL,
         # The stall is found from the timer's interrupt: what loops is below the interrupt's entry.
@@ -30,7 +30,7 @@ FORMATS = (
     ),
     Format(
         "INFO:",
-        "INFO: task .* blocked for more than [0-9]+ seconds",
+        "INFO: task .* blocked (?:in I/O wait )?for more than [0-9]+ seconds",
         "INFO: task hung in {frame}",
         alt=HANG,
         stack=traced(choose="hang"),
