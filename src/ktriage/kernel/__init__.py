@@ -2,6 +2,15 @@
 
 from ktriage.kernel.debian import packaged_kernel
 from ktriage.kernel.module import ModuleBuild, build_module
+from ktriage.kernel.sources import FolderSources, RevisionSources, Sources
 from ktriage.kernel.types import Kernel
 
-__all__ = ["Kernel", "ModuleBuild", "build_module", "packaged_kernel"]
+__all__ = [
+    "FolderSources",
+    "Kernel",
+    "ModuleBuild",
+    "RevisionSources",
+    "Sources",
+    "build_module",
+    "packaged_kernel",
+]

@@ -14,11 +14,12 @@ import signal
 import subprocess
 import time
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ktriage.cache import cache_root, cached, digest
 from ktriage.errors import MachineryError, UserError
-from ktriage.history.tree import apply_patches, export, list_files
+from ktriage.history.tree import apply_patches
+from ktriage.kernel.sources import Sources
 from ktriage.kernel.signature import module_signature
 from ktriage.kernel.types import Kernel
 
@@ -66,39 +67,32 @@ def compiler_of(headers: Path) -> str:
 
 
 def build_module(
-    repo: Path,
-    commit: str,
+    sources: Sources,
     *,
     kernel: Kernel,
-    source: str = ".",
     name: str,
     patches: tuple[str, ...] = (),
     timeout: float = BUILD_TIMEOUT,
 ) -> ModuleBuild:
-    """Build the module ``name`` of the folder ``source`` at ``commit``; a failed build is an answer.
+    """Build the module ``name`` of ``sources``; a failed build is an answer, not an error.
 
-    ``patches`` are texts of patches to the whole tree.
-
-    Raises UserError where the folder or the headers are not there, MachineryError where the machine could
-    not build (no room, killed).
+    ``patches`` are texts of patches to the whole tree. Raises UserError where the sources or the headers are
+    not there, MachineryError where the machine could not build (no room, killed).
     """
-    if kernel.headers is None or not (kernel.headers / "Makefile").is_file():
-        raise UserError(f"no headers to build modules against for {kernel.release}")
     headers = kernel.headers
+    if headers is None or not (headers / "Makefile").is_file():
+        raise UserError(f"no headers to build modules against for {kernel.release}")
     compiler = compiler_of(headers)
-    files = sorted(
-        f"{blob} {path}" for blob, path in list_files(repo, commit, source) if not DOCUMENT.search(path)
-    )
-    if not any(PurePosixPath(line.split(" ", 1)[1]).name in ("Makefile", "Kbuild") for line in files):
-        raise UserError(f"no Makefile or Kbuild in {source} at {commit[:12]}", commit=commit)
+    files = sorted(f"{blob} {path}" for blob, path in sources.files() if not DOCUMENT.search(path))
+    if not any(line.split(" ", 1)[1] in ("Makefile", "Kbuild") for line in files):
+        raise UserError(f"no Makefile or Kbuild in {sources}", hint="[module] source")
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
     key = digest(*files, str(headers), version, name, *patches)
     fresh = not (cache_root() / "module" / key).is_dir()
 
     def make(folder: Path) -> None:
-        export(repo, commit, "." if patches else source, folder / "src")
+        place = sources.write(folder / "src", whole=bool(patches))
         complaint = apply_patches(folder / "src", patches)
-        place = (folder / "src" / source if patches else folder / "src").resolve()
         result = _make(folder, place, headers, name, timeout) if complaint is None else (complaint, 0.0)
         (folder / "result.json").write_text(json.dumps({"error": result[0], "seconds": result[1]}))
 

@@ -8,6 +8,7 @@ import os
 import re
 import tarfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -76,7 +77,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class GuestRun:
-    """What a run left behind. Seconds are the host's: until the guest was up, the plan, the dump."""
+    """What a run left behind.
+
+    ``provoked`` is the offset into ``console`` where what we asked a hanging guest for begins, or None.
+    Seconds are the host's: until the guest was up, the plan, the dump.
+    """
 
     end: End
     detail: str
@@ -84,15 +89,11 @@ class GuestRun:
     files: dict[str, bytes]
     warnings: tuple[str, ...]
     console: bytes
+    provoked: int | None
     vmcore: Path | None
     start_seconds: float
     run_seconds: float
     dump_seconds: float
-
-    @property
-    def guest_seconds(self) -> float:
-        """Seconds that the steps took by the guest's own clock."""
-        return sum(step.seconds or 0.0 for step in self.steps)
 
 
 class ControlReader:
@@ -138,21 +139,31 @@ class ControlReader:
                 self.done.set()
 
 
-def run(guest: Guest, plan: Plan, directory: Path, *, timeout: float, vmcore: bool = False) -> GuestRun:
+def never(_: End) -> bool:
+    """Want no vmcore."""
+    return False
+
+
+def run(
+    guest: Guest, plan: Plan, directory: Path, *, timeout: float, vmcore: Callable[[End], bool] = never
+) -> GuestRun:
     """Run ``plan`` in ``guest`` once, restored where its state was saved, else booted.
 
     ``timeout`` bounds the plan, in seconds; a guest that is not done by then is asked for its backtraces by
-    SysRq and by an NMI. With ``vmcore``, its memory is dumped at the end, as ELF, to ``vmcore`` in
-    ``directory``. What fails of the machinery is an ``End``, not an error.
+    SysRq and by an NMI. Where ``vmcore`` of its end is true, its memory is dumped as ELF to
+    ``directory``/vmcore. What fails of the machinery is an ``End``, not an error.
     """
     return asyncio.run(_run(guest, plan, directory, timeout, vmcore))
 
 
-async def _run(guest: Guest, plan: Plan, directory: Path, timeout: float, vmcore: bool) -> GuestRun:
+async def _run(
+    guest: Guest, plan: Plan, directory: Path, timeout: float, vmcore: Callable[[End], bool]
+) -> GuestRun:
     began = time.monotonic()
     reader = ControlReader()
     times = [0.0, 0.0, 0.0]
     console = b""
+    provoked: int | None = None
     core: Path | None = None
     payload = plan.archive()
     try:
@@ -163,8 +174,9 @@ async def _run(guest: Guest, plan: Plan, directory: Path, timeout: float, vmcore
                 end, detail = await _follow(vm, reader, timeout)
                 times[1] = time.monotonic() - began - times[0]
                 if end is End.TIMED_OUT:
+                    provoked = len(vm.console.data)
                     await _backtraces(vm)
-                if vmcore:
+                if vmcore(end):
                     core = await dump(vm, directory / "vmcore")
                     times[2] = time.monotonic() - began - times[0] - times[1]
             finally:
@@ -175,7 +187,17 @@ async def _run(guest: Guest, plan: Plan, directory: Path, timeout: float, vmcore
     except KtriageError as error:
         end, detail = End.MACHINE_FAILED, error.message
     return GuestRun(
-        end, detail, tuple(reader.steps.values()), reader.files, tuple(reader.warnings), console, core, *times
+        end=end,
+        detail=detail,
+        steps=tuple(reader.steps.values()),
+        files=reader.files,
+        warnings=tuple(reader.warnings),
+        console=console,
+        provoked=provoked,
+        vmcore=core,
+        start_seconds=times[0],
+        run_seconds=times[1],
+        dump_seconds=times[2],
     )
 
 

@@ -1,0 +1,1 @@
+"""The rooms joined into what a person asks for."""
