@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# make demo: crash a real kernel and find the commit that did it.
+# make test: run the tests.
+# Both do all the set-up themselves, a second time in no time.
+
+TOP := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
+VENV ?= $(TOP).venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-all check bench setup clean
+
+demo: setup
+	$(BIN)/ktriage demo $(if $(DEBUGINFO),--debuginfo) $(DEMOFLAGS)
+
+test: setup check
+	cd $(TOP) && $(BIN)/coverage erase
+	cd $(TOP) && $(BIN)/pytest -m "not matrix" --cov --cov-report=term $(TESTFLAGS)
+
+test-all: setup check
+	cd $(TOP) && $(BIN)/pytest --cov --cov-report=term $(TESTFLAGS)
+
+check: setup
+	cd $(TOP) && $(BIN)/ruff check .
+	cd $(TOP) && $(BIN)/ruff format --check .
+	cd $(TOP) && $(BIN)/mypy
+
+bench: setup
+	cd $(TOP) && for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+
+setup:
+	@PYTHON='$(PYTHON)' VENV='$(VENV)' $(TOP)scripts/setup
+
+clean:
+	rm -rf $(VENV) $(TOP)ktriage-out
