@@ -22,6 +22,10 @@ KEPT_GUESTS = 8
 SETTLE_SECONDS = 1.0
 """What a guest still does after init runs: it calibrates its TSC and switches clocks in that time."""
 
+BZIMAGE_MAGIC_AT = 0x202
+BZIMAGE_MAGIC = b"HdrS"
+ELF_MAGIC = b"\x7fELF"
+
 CMDLINE = "console=ttyS0,115200 ignore_loglevel log_buf_len=1M loglevel=8 oops=panic"
 
 
@@ -66,8 +70,7 @@ def prepare(spec: GuestSpec, *, restore: bool = True, progress: Progress = lambd
     Raises UserError where something is missing, BootFailedError where the kernel does not come up,
     MachineryError where QEMU or the disk fails.
     """
-    if not spec.kernel.is_file():
-        raise UserError(f"no kernel at {spec.kernel}")
+    check_image(spec.kernel)
     programs = tuple(compile_static(program) for program in spec.programs)
     image = build_image(modules=spec.modules, drivers=spec.drivers, programs=programs)
     hardware = Hardware(
@@ -94,6 +97,19 @@ def prepare(spec: GuestSpec, *, restore: bool = True, progress: Progress = lambd
             accelerators.remember(name)
         return guest
     raise AssertionError("there is always an accelerator to try")
+
+
+def check_image(path: Path) -> None:
+    """Raise UserError where ``path`` is neither a bzImage nor a vmlinux.
+
+    The bzImage's magic is at 0x202 (Documentation/arch/x86/boot.rst, "header").
+    """
+    if not path.is_file():
+        raise UserError(f"no kernel at {path}")
+    with path.open("rb") as file:
+        head = file.read(BZIMAGE_MAGIC_AT + len(BZIMAGE_MAGIC))
+    if not head.startswith(ELF_MAGIC) and head[BZIMAGE_MAGIC_AT:] != BZIMAGE_MAGIC:
+        raise UserError(f"{path} is no kernel: neither a bzImage nor a vmlinux")
 
 
 def _saved(guest: Guest, progress: Progress) -> Path:
@@ -128,7 +144,7 @@ async def come_up(vm: Vm, timeout: float) -> None:
     ready = asyncio.Event()
     vm.control.listeners.append(lambda _: ready.set() if b"ready\n" in vm.control.data else None)
     ends = {
-        "it panicked": vm.event("GUEST_PANICKED"),
+        "it panicked": vm.panicked,
         "it shut down": vm.event("SHUTDOWN"),
         "QEMU ended": vm.gone,
     }

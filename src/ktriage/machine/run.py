@@ -228,7 +228,7 @@ async def _follow(vm: Vm, reader: ControlReader, timeout: float) -> tuple[End, s
     look(b"")
     ends = {
         reader.done: (End.DONE, "the plan was followed to its end"),
-        vm.event("GUEST_PANICKED"): (End.PANICKED, "the guest panicked"),
+        vm.panicked: (End.PANICKED, "the guest panicked"),
         vm.event("SHUTDOWN"): (End.SHUT_DOWN, "the guest shut down or reset"),
         vm.gone: (End.MACHINE_FAILED, "QEMU ended"),
     }
@@ -260,7 +260,7 @@ async def _backtraces(vm: Vm) -> None:
         await vm.settle(quiet=0.3, limit=NMI_SECONDS)
     await vm.execute("inject-nmi")
     with suppress(TimeoutError):
-        await asyncio.wait_for(vm.event("GUEST_PANICKED").wait(), NMI_SECONDS)
+        await asyncio.wait_for(vm.panicked.wait(), NMI_SECONDS)
 
 
 async def dump(vm: Vm, path: Path) -> Path:

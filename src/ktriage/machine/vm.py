@@ -7,6 +7,7 @@ file descriptor, and the payload is an anonymous file: nothing is left behind, w
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 import socket
@@ -25,7 +26,11 @@ from ktriage.errors import MachineryError, UserError
 
 PAYLOAD_BYTES = 64 << 20
 """Size of the payload disk. It is part of the saved machine's state, so all guests have the same."""
+END_OF_PANIC = b"---[ end Kernel panic"
 PUMP = "pump"
+
+# The library logs an error whenever QEMU goes away; ours to judge, and to report.
+logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +155,15 @@ class Vm:
         self.output = channels["output"]
         self.events: dict[str, asyncio.Event] = {}
         self.gone = asyncio.Event()
+        self.panicked = self.event("GUEST_PANICKED")
+        self._scanned = 0
+        self.console.listeners.append(self._look_for_panic)
+
+    def _look_for_panic(self, _: bytes) -> None:
+        # Before its driver is loaded, pvpanic says nothing: the console does, as its last line.
+        if self.console.data.find(END_OF_PANIC, self._scanned) >= 0:
+            self.panicked.set()
+        self._scanned = max(0, len(self.console.data) - len(END_OF_PANIC))
 
     async def execute(self, command: str, arguments: dict[str, Any] | None = None) -> object:
         """Run a QMP command; raises MachineryError where QEMU refuses it or is gone."""

@@ -1,0 +1,59 @@
+"""Fixtures that several rooms' tests share."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ktriage.kernel import Kernel, packaged_kernel
+from ktriage.machine import Guest, GuestSpec, prepare
+
+PACKAGE = "linux-image-cloud-amd64"
+
+
+@pytest.fixture(scope="session")
+def kernel() -> Kernel:
+    """Return Debian's newest cloud kernel, with headers."""
+    return packaged_kernel(PACKAGE, headers=True)
+
+
+@pytest.fixture(scope="session")
+def guest(kernel: Kernel) -> Guest:
+    """Return a saved guest on that kernel."""
+    return prepare(GuestSpec(kernel.image, kernel.modules))
+
+
+class Repo:
+    """A git repository that tests write."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        self.git("init", "-q", "-b", "main")
+        self.git("config", "user.name", "A Developer")
+        self.git("config", "user.email", "dev@example.org")
+
+    def git(self, *arguments: str) -> str:
+        """Run git in the repository and return what it prints."""
+        done = subprocess.run(
+            ["git", "-C", str(self.path), *arguments], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    def commit(self, subject: str, files: dict[str, str]) -> str:
+        """Write files, commit them and return the commit's hash."""
+        for name, text in files.items():
+            place = self.path / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(text)
+        self.git("add", "-A")
+        self.git("commit", "-q", "--allow-empty", "-m", subject)
+        return self.git("rev-parse", "HEAD")
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Repo:
+    """Return an empty git repository."""
+    return Repo(tmp_path / "repo")
