@@ -1,0 +1,1 @@
+"""Keeps and renders what was found about one bug."""

@@ -1,0 +1,1 @@
+"""Reads a vmcore: modules, their reference counts, the kernel's own log."""

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import doctest
+
+from case_sample import DIFF, sample_case, sample_crash
+from rich.console import Console
+
+from ktriage.case import text
+from ktriage.case.diff import mark_diff
+from ktriage.case.modules import compare_modules, modules_note
+from ktriage.case.terminal import render_terminal
+from ktriage.console.types import Frame
+
+
+def test_words_of_numbers():
+    assert doctest.testmod(text).failed == 0
+
+
+def test_marks_the_line_on_the_stack_and_no_other():
+    lines = mark_diff(DIFF, sample_crash().stack)
+    assert [(line.text.strip(), line.mark) for line in lines if line.mark] == [
+        ("return tcp_prot.recvmsg(sk, msg, len);", "ulp_recvmsg")
+    ]
+    assert [line.new for line in lines if line.mark] == [109]
+
+
+def test_marks_a_hunk_in_a_function_of_the_stack():
+    (hunk,) = [line for line in mark_diff(DIFF, [Frame("ulp_clone", 1, 2)]) if line.kind == "hunk"]
+    assert hunk.mark == "in ulp_clone"
+    assert not any(line.mark for line in mark_diff(DIFF, [Frame("ulp_clo", 1, 2)]))
+
+
+def test_another_file_of_the_same_line_is_not_marked():
+    assert not any(line.mark for line in mark_diff(DIFF, [Frame("f", file="other/main.c", line=109)]))
+
+
+def test_removed_lines_that_look_like_headers_stay_removed():
+    diff = "--- a/x\n+++ b/x\n@@ -1,2 +1 @@\n--- a/y\n same\n"
+    kinds = [(line.kind, line.text) for line in mark_diff(diff, [])]
+    assert kinds == [("hunk", "@@ -1,2 +1 @@"), ("del", "-- a/y"), ("same", "same")]
+
+
+def test_what_is_no_diff_is_kept_as_it_is():
+    assert [line.kind for line in mark_diff("Binary files differ\n", [])] == ["meta"]
+
+
+def test_module_counts_compared():
+    before = "a 1 2 b,c, Live 0x0\nb 1 0 - Live 0x0\nsame 1 1 - Live 0x0\n"
+    after = "a 1 -1 c, Live 0x0 (O)\nsame 1 1 - Live 0x0\nnew 5 0 - Loading 0x0\nbroken line\n"
+    rows = compare_modules(before, after, "same")
+    assert [(r.name, r.before, r.after, r.users, r.bad) for r in rows] == [
+        ("a", "2", "-1", "c", True),
+        ("b", "0", "—", "", False),
+        ("new", "—", "0", "", False),
+        ("same", "1", "1", "", False),
+    ]
+    assert "a stands at -1" in modules_note(rows)
+
+
+def test_terminal_summary_is_plain_where_there_is_no_terminal():
+    console = Console(width=110, force_terminal=False)
+    with console.capture() as capture:
+        console.print(render_terminal(sample_case()))
+    said = capture.get()
+    assert "\x1b" not in said
+    assert "runner-up" in said
+    assert "ulp: 1 before, -1 after" in said
+    assert "stored: 0" in said
+    assert "net/ipv4/tcp_ulp.c:128" in said
+    assert "a fixed 10 runs a revision" in said
