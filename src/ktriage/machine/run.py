@@ -16,11 +16,14 @@ from pathlib import Path
 
 from ktriage.errors import KtriageError, MachineryError
 from ktriage.machine.guest import BootFailedError, Guest, come_up
-from ktriage.machine.vm import Vm, running
+from ktriage.machine.vm import END_OF_PANIC, Vm, running
 
 SEED_BYTES = 32
 NMI_SECONDS = 3.0
 """How long a guest that hangs gets to print its backtraces after each of SysRq and NMI."""
+
+PANIC_SECONDS = 3.0
+"""How long a guest that panicked gets to print the rest."""
 
 CRASH_GRACE_SECONDS = 10.0
 """How long a guest may go on after it printed an oops; most panic at once (``oops=panic``)."""
@@ -173,6 +176,8 @@ async def _run(
                 times[0] = time.monotonic() - began
                 end, detail = await _follow(vm, reader, timeout)
                 times[1] = time.monotonic() - began - times[0]
+                if end is End.PANICKED:
+                    await _finish_panic(vm)
                 if end is End.TIMED_OUT:
                     provoked = len(vm.console.data)
                     await _backtraces(vm)
@@ -261,6 +266,16 @@ async def _backtraces(vm: Vm) -> None:
     await vm.execute("inject-nmi")
     with suppress(TimeoutError):
         await asyncio.wait_for(vm.panicked.wait(), NMI_SECONDS)
+        await _finish_panic(vm)
+
+
+async def _finish_panic(vm: Vm) -> None:
+    # pvpanic's notifier stops the machine before panic() has flushed what was printed in NMI context, and
+    # before it prints "Kernel Offset" (kernel/panic.c, v6.1).
+    await vm.execute("cont")
+    deadline = time.monotonic() + PANIC_SECONDS
+    while END_OF_PANIC not in vm.console.data and time.monotonic() < deadline and not vm.gone.is_set():
+        await asyncio.sleep(0.01)
 
 
 async def dump(vm: Vm, path: Path) -> Path:

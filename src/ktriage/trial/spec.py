@@ -161,7 +161,8 @@ def load_spec(path: Path) -> Spec:
     try:
         spec = Spec.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        # A key that is not known explains why another one is missing.
+        first = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
         keys = tuple(str(part) for part in first["loc"])
         message = {
             "extra_forbidden": "unknown key",
