@@ -19,8 +19,8 @@ from pathlib import Path
 from ktriage.cache import cache_root, cached, digest
 from ktriage.errors import MachineryError, UserError
 from ktriage.history.tree import apply_patches
-from ktriage.kernel.sources import Sources
 from ktriage.kernel.signature import module_signature
+from ktriage.kernel.sources import Sources
 from ktriage.kernel.types import Kernel
 
 DOCUMENT = re.compile(
