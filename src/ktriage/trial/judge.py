@@ -46,7 +46,7 @@ def judge(spec: Spec, run: GuestRun) -> Outcome:
     found = _hunted(spec, console, crashes, after)
     common = Outcome(
         kind=OutcomeKind.OK,
-        titles=tuple(crash.title for crash in crashes if crash.cause is None),
+        titles=tuple(dict.fromkeys(crash.title for crash in crashes)),
         modules_before=_text(run, "modules-before"),
         modules_after=after,
         vmcore=str(run.vmcore) if run.vmcore else None,
