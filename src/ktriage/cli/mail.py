@@ -1,0 +1,78 @@
+"""``ktriage mail``: the mail to a culprit's people, written to a file and never sent."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ktriage.errors import UserError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ktriage.people.recipients import Recipient
+
+HELP = "Write the mail to the people of a bisection's culprit. It is never sent."
+EXAMPLE = "ktriage mail --log bisection.jsonl --repo ~/linux --cc netdev@vger.kernel.org -o mail.eml"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("--log", required=True, metavar="FILE", type=Path, help="the bisection's log")
+    parser.add_argument("--repo", metavar="DIR", type=Path, help="the repository (default: the log's)")
+    parser.add_argument("--report", metavar="LOG", type=Path, help="console log to quote the crash from")
+    parser.add_argument(
+        "--reproducer", metavar="FILE", type=Path, help="a text that says how to reproduce it"
+    )
+    parser.add_argument("--from", dest="sender", metavar="ADDRESS", help="sender (default: git's user)")
+    parser.add_argument("--to", action="append", default=[], metavar="ADDRESS", help="a further recipient")
+    parser.add_argument("--cc", action="append", default=[], metavar="ADDRESS", help="a further copy")
+    parser.add_argument("--ignore", metavar="FILE", type=Path, help="addresses to leave out, one a line")
+    parser.add_argument("--in-reply-to", metavar="ID", help="Message-Id (default: from the commit's Link:)")
+    parser.add_argument("--regzbot", action="store_true", help="add a line for the regression tracker")
+    parser.add_argument("--json", action="store_true", help="print the recipients and the mail as JSON")
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write here instead of to stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the mail; 1 where the bisection named no culprit."""
+    from ktriage.bisect.log import read_log
+    from ktriage.jobs.mail import MailRequest, write_mail
+
+    log = read_log(args.log)
+    answer = log.end
+    if answer is None:
+        raise UserError(f"{args.log}: this bisection has not ended", hint=f"ktriage bisect resume {args.log}")
+    if answer.culprit is None:
+        sys.stderr.write(f"ktriage mail: {args.log} names no culprit: {answer.verdict}\n")
+        return 1
+    request = MailRequest(
+        log=log,
+        repo=args.repo or Path(log.start.repo),
+        report=args.report,
+        reproducer=args.reproducer,
+        sender=args.sender,
+        to=tuple(args.to),
+        cc=tuple(args.cc),
+        ignore=args.ignore,
+        in_reply_to=args.in_reply_to,
+        regzbot=args.regzbot,
+    )
+    text, recipients = write_mail(request)
+    _tell(recipients)
+    if args.json:
+        text = json.dumps({"recipients": [r.to_json() for r in recipients], "mail": text}) + "\n"
+    if args.output:
+        args.output.write_text(text, encoding="utf-8")
+    else:
+        sys.stdout.write(text)
+    return 0
+
+
+def _tell(recipients: list[Recipient]) -> None:
+    """Say on stderr who gets the mail and why: the reason does not stand in the mail itself."""
+    for recipient in recipients:
+        who = f"{recipient.name} <{recipient.address}>" if recipient.name else recipient.address
+        sys.stderr.write(f"{recipient.field}: {who} ({', '.join(recipient.reasons)})\n")

@@ -1,0 +1,171 @@
+"""The mail about a culprit: the bisection's log, the commit, its crash and its people joined."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parseaddr
+from typing import TYPE_CHECKING
+
+from ktriage.case.bisection import from_log
+from ktriage.case.text import percent
+from ktriage.errors import UserError
+from ktriage.history.git import GitError, git
+from ktriage.history.repository import Repository
+from ktriage.people.mail import Finding, as_text, draft
+from ktriage.people.recipients import CC, TO, Recipient, Recipients, commit_recipients
+from ktriage.people.trailers import parse_trailers, patch_message_id
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ktriage.bisect.types import Answer, Log
+    from ktriage.case.types import Bisection
+    from ktriage.console.types import Crash
+    from ktriage.history.repository import Commit
+
+REGRESSIONS = "regressions@lists.linux.dev"
+
+
+@dataclass(frozen=True, slots=True)
+class MailRequest:
+    """What to write a mail about, and what the sender adds or overrides.
+
+    ``crash`` is the crash to quote; without it the one in ``report`` (a console log) is, else that of the
+    culprit's first crashed run whose directory is still there. ``reproducer`` is a text file.
+    """
+
+    log: Log
+    repo: Path
+    crash: Crash | None = None
+    report: Path | None = None
+    reproducer: Path | None = None
+    sender: str | None = None
+    to: tuple[str, ...] = ()
+    cc: tuple[str, ...] = ()
+    ignore: Path | None = None
+    in_reply_to: str | None = None
+    regzbot: bool = False
+
+
+def write_mail(request: MailRequest) -> tuple[str, list[Recipient]]:
+    """Return the mail's text and whom it goes to.
+
+    Raises UserError where the bisection named no culprit, the repository does not have it, a file is not
+    to be read, or an address is none.
+    """
+    answer = request.log.end
+    if answer is None or answer.culprit is None:
+        raise UserError("there is no culprit to write about")
+    repository = Repository(request.repo)
+    commit = repository.commit(repository.resolve(answer.culprit))
+    crash = request.crash or _crash(request)
+    recipients = _recipients(request, commit)
+    message = draft(
+        _finding(request, answer, commit, crash),
+        recipients,
+        sender=_sender(request, repository),
+        date=datetime.now().astimezone(),
+        in_reply_to=request.in_reply_to
+        or patch_message_id(parse_trailers(f"{commit.subject}\n\n{commit.body}")),
+        regzbot=request.regzbot,
+    )
+    return as_text(message), recipients
+
+
+def _address(text: str) -> tuple[str, str]:
+    name, address = parseaddr(text)
+    if "@" not in address.strip("@") or any(c.isspace() for c in address):
+        raise UserError(f"not a mail address: {text!r}")
+    return name, address
+
+
+def _recipients(request: MailRequest, commit: Commit) -> list[Recipient]:
+    ignored = request.ignore.read_text(encoding="utf-8").split() if request.ignore else []
+    found = Recipients(ignored)
+    for field, texts in ((TO, request.to), (CC, request.cc)):
+        for text in texts:
+            found.add(*_address(text), field, "was named by the sender")
+    author = parseaddr(commit.author)[0] or commit.author.partition(" <")[0]
+    commit_recipients((author, commit.email), f"{commit.subject}\n\n{commit.body}", into=found)
+    if request.regzbot:
+        found.add("", REGRESSIONS, CC, "tracks regressions")
+    return found.all()
+
+
+def _sender(request: MailRequest, repository: Repository) -> tuple[str, str]:
+    """Return who sends: as asked, else git's user, else the login at this host."""
+    if request.sender:
+        return _address(request.sender)
+    try:
+        identity = git(repository.path, "var", "GIT_AUTHOR_IDENT").rsplit(" ", 2)[0]
+        return _address(identity)
+    except (GitError, UserError):
+        return "", f"{getpass.getuser()}@{socket.getfqdn()}"
+
+
+def _crash(request: MailRequest) -> Crash | None:
+    """Return the crash to quote: out of the log that was given, else out of the culprit's own trial."""
+    from pathlib import Path
+
+    from ktriage.case.trials import load_outcome
+    from ktriage.console import read_crashes
+
+    answer = request.log.end
+    if request.report:
+        crashes = read_crashes(request.report.read_bytes(), str(request.report))
+        if not crashes:
+            raise UserError(f"{request.report}: there is no crash in this log")
+        return crashes[0]
+    runs = [run for run in request.log.runs if run.outcome == "crashed" and run.where and not run.patches]
+    runs.sort(key=lambda run: answer is None or run.commit != answer.culprit)
+    for run in runs:
+        if run.where and (Path(run.where) / "outcome.json").exists():
+            return load_outcome(Path(run.where)).crash
+    return None
+
+
+def _finding(request: MailRequest, answer: Answer, commit: Commit, crash: Crash | None) -> Finding:
+    bisection = from_log(request.log)
+    ranked = bisection.candidates()
+    second = ranked[1] if len(ranked) > 1 else None
+    title = crash.title if crash else next((r.title for r in request.log.runs if r.title), None)
+    return Finding(
+        title=title or f"a failure since {commit.subject}",
+        commit=commit.commit,
+        subject=commit.subject,
+        author=commit.author,
+        date=commit.date,
+        probability=percent(answer.probability),
+        runs=answer.runs,
+        revisions=answer.revisions,
+        commits=bisection.count(),
+        range=f"{bisection.good[:12]}..{bisection.bad[:12]}",
+        crash_rate=_rate(bisection),
+        runner_up=f'{second.short} ("{second.subject}") at {percent(second.probability)}' if second else None,
+        verification=_verification(bisection),
+        report=crash.text if crash else "",
+        kernel=crash.kernel if crash else None,
+        reproduce=request.reproducer.read_text(encoding="utf-8", errors="replace")
+        if request.reproducer
+        else "",
+    )
+
+
+def _rate(bisection: Bisection) -> str | None:
+    if bisection.crash_rate is None:
+        return None
+    low, high = bisection.crash_interval or (None, None)
+    interval = (
+        f" (95% interval: {percent(low)} to {percent(high)})" if low is not None and high is not None else ""
+    )
+    return percent(bisection.crash_rate) + interval
+
+
+def _verification(bisection: Bisection) -> list[str]:
+    if not bisection.verification:
+        return []
+    checks = "; ".join(f"{what}: {came}" for what, came in bisection.verification)
+    return [f"To check it, in further runs: {checks}."]

@@ -1,0 +1,150 @@
+"""The mail that tells people of a culprit: RFC 5322, plain text, wrapped, written and never sent."""
+
+from __future__ import annotations
+
+import email.policy
+import textwrap
+from dataclasses import dataclass
+from email.message import EmailMessage
+from email.utils import format_datetime, formataddr, make_msgid
+from typing import TYPE_CHECKING
+
+from ktriage import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from ktriage.people.recipients import Recipient
+
+WIDTH = 72
+"""Columns of prose, as Documentation/process/email-clients.rst and the lists' habits have it."""
+MOST_LINE = 998
+"""Characters in a line, RFC 5322, 2.1.1."""
+MOST_REPORT_LINES = 400
+
+_POLICY = email.policy.default.clone(linesep="\n", cte_type="8bit", max_line_length=78)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What the mail says. ``percent``s are given as words; ``range`` is ``good..bad`` in short hashes.
+
+    ``report`` is the crash's text and is quoted as it is. ``reproduce`` are command lines or the text of
+    a reproducer. ``verification`` are sentences.
+    """
+
+    title: str
+    commit: str
+    subject: str
+    author: str
+    date: str
+    probability: str
+    runs: int
+    revisions: int
+    commits: int
+    range: str = ""
+    crash_rate: str | None = None
+    runner_up: str | None = None
+    verification: Sequence[str] = ()
+    report: str = ""
+    kernel: str | None = None
+    reproduce: str = ""
+
+
+def _safe(text: str) -> str:
+    """Drop what may not stand in a header or a mail: controls other than newline and tab."""
+    return "".join(c if c in "\n\t" or c.isprintable() else "?" for c in text.replace("\r\n", "\n"))
+
+
+def _line(text: str) -> str:
+    return " ".join(_safe(text).split())
+
+
+def _prose(text: str) -> str:
+    return textwrap.fill(_line(text), WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _verbatim(text: str) -> list[str]:
+    lines = _safe(text).rstrip().splitlines()
+    cut = len(lines) - MOST_REPORT_LINES
+    if cut > 0:
+        lines = [*lines[:MOST_REPORT_LINES], f"[{cut} more lines]"]
+    return [line[: MOST_LINE - 8].rstrip() for line in lines]
+
+
+def _commit_block(finding: Finding) -> str:
+    head = f"commit {finding.commit}\nAuthor: {_line(finding.author)}\nDate:   {_line(finding.date)}"
+    return f"{head}\n\n    {_line(finding.subject)}"
+
+
+def body(finding: Finding, *, regzbot: bool = False) -> str:
+    """Return the text of the mail, prose wrapped at 72 columns, the report as it was printed.
+
+    ``regzbot`` adds the line by which the regression tracker takes note (it reads
+    ``#regzbot introduced: COMMIT``; Documentation/process/handling-regressions.rst).
+    """
+    short = finding.commit[:12]
+    tested = f"{finding.runs} runs at {finding.revisions} of {finding.commits} commits"
+    where = f" ({finding.range})" if finding.range else ""
+    parts = [
+        "Hello,",
+        _prose(f'"{finding.title}" has been bisected to:'),
+        _commit_block(finding),
+        _prose(
+            f"The probability that {short} brought it is {finding.probability}, from {tested}{where}."
+            + (f" The runner-up is {finding.runner_up}." if finding.runner_up else "")
+            + (f" With it, {finding.crash_rate} of the runs crash." if finding.crash_rate else "")
+        ),
+    ]
+    parts += [_prose(" ".join(finding.verification))] if finding.verification else []
+    if finding.report:
+        kernel = f", on Linux {finding.kernel}" if finding.kernel else ""
+        parts += [_prose(f"The crash{kernel}:"), "\n".join(_verbatim(finding.report))]
+    if finding.reproduce:
+        parts += [
+            "To reproduce it:",
+            "\n".join(f"  {line}".rstrip() for line in _verbatim(finding.reproduce)),
+        ]
+    if regzbot:
+        parts.append(f"#regzbot introduced: {short}")
+    parts.append(
+        _prose(f"Found with ktriage {__version__}. This mail was read by a person before it was sent.")
+    )
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def draft(
+    finding: Finding,
+    recipients: Sequence[Recipient],
+    *,
+    sender: tuple[str, str],
+    date: datetime,
+    in_reply_to: str | None = None,
+    regzbot: bool = False,
+) -> EmailMessage:
+    """Return the mail about ``finding``.
+
+    ``sender`` is (name, address). ``in_reply_to`` is the Message-Id, without brackets, of the mail that
+    brought the patch. Nothing in it comes out folded or encoded in a way that a kernel list refuses: text
+    is UTF-8, 7bit or 8bit, never base64, quoted-printable or HTML.
+    """
+    message = EmailMessage(policy=_POLICY)
+    message["From"] = formataddr((_line(sender[0]), sender[1]))
+    for field in ("to", "cc"):
+        addresses = [formataddr((_line(r.name), r.address)) for r in recipients if r.field == field]
+        if addresses:
+            message[field.capitalize()] = ", ".join(addresses)
+    message["Subject"] = f"[bisected] {_line(finding.title)}"
+    message["Date"] = format_datetime(date)
+    message["Message-ID"] = make_msgid(domain=sender[1].rpartition("@")[2] or "localhost")
+    if in_reply_to:
+        message["In-Reply-To"] = message["References"] = f"<{in_reply_to}>"
+    text = body(finding, regzbot=regzbot)
+    message.set_content(text, cte="7bit" if text.isascii() else "8bit")
+    return message
+
+
+def as_text(message: EmailMessage) -> str:
+    """Return the mail as a file that mail programs and git send-email read."""
+    return message.as_bytes(policy=_POLICY).decode("utf-8", errors="replace")
