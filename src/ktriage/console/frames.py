@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
-from ktriage.console.formats.format import FUNC, PC, STACK, Stack, compiled
+from ktriage.console.formats.format import CALL_TRACE, FUNC, PC, STACK, Stack, compiled
 from ktriage.console.formats.skip import skipping
 
 # riscv's show_regs() dumps a stack after its last line with nothing that says so.
@@ -128,7 +128,7 @@ CHOICES: dict[str, Callable[[list[str]], tuple[str, int] | None]] = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def _skip(more: tuple[str, ...]) -> re.Pattern[str]:
     return skipping(more)
 
@@ -172,7 +172,7 @@ def _walk(path: tuple[str, ...], stack: Stack, lines: list[str]) -> tuple[list[K
             index, advance, clean = _read_stack(lines, index, following, skip, names)
             step += advance
         else:
-            index, clean = _find(lines, index, compiled(path[step]), skip, names)
+            index, clean = _find(lines, index, path[step], skip, names)
             step += 1
         whole = whole and clean
 
@@ -181,14 +181,26 @@ def _add(match: re.Match[str], skip: re.Pattern[str], names: list[str]) -> None:
     names.extend(name for name in match.groups() if name is not None and not skip.search(name))
 
 
+# Most lines can be told apart by a word, without trying the pattern.
+_HINTS = {"{ip}": ("IP", "pc ", "PC is"), CALL_TRACE: ("race:",)}
+
+
+def _hints(pattern: str) -> tuple[str, ...]:
+    return next((words for part, words in _HINTS.items() if pattern == part), ())
+
+
 def _find(
-    lines: list[str], index: int, pattern: re.Pattern[str], skip: re.Pattern[str], names: list[str]
+    lines: list[str], index: int, step: str, skip: re.Pattern[str], names: list[str]
 ) -> tuple[int, bool]:
-    """Move past the next line that ``pattern`` matches. False where fault injection's stack came first."""
+    """Move past the next line that ``step`` matches. False where fault injection's stack came first."""
+    pattern, hints = compiled(step), _hints(step)
     for at in range(index, len(lines)):
-        if INJECTED.search(lines[at]):
+        line = lines[at]
+        if "should_fail" in line and INJECTED.match(line):
             return at + 1, False
-        match = pattern.search(lines[at])
+        if hints and not any(hint in line for hint in hints):
+            continue
+        match = pattern.search(line)
         if match is not None:
             _add(match, skip, names)
             return at + 1, True
@@ -209,15 +221,17 @@ def _read_stack(
     """
     for at in range(index, len(lines)):
         line = lines[at]
-        if INJECTED.search(line):
-            return at + 1, 1, False
-        if TRACE_START.search(line):
-            return at + 1, 1, True
         match = following.search(line) if following is not None else None
         if match is not None:
+            if TRACE_START.search(line):
+                return at + 1, 1, True
             _add(match, skip, names)
             return at + 1, 2, True
         match = FRAME.match(line)
         if match is not None:
+            if "should_fail" in line and INJECTED.match(line):
+                return at + 1, 1, False
             _add(match, skip, names)
+        elif TRACE_START.search(line):
+            return at + 1, 1, True
     return len(lines), 1, True

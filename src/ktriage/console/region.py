@@ -4,30 +4,50 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ktriage.console import titles
 from ktriage.console.details import details
-from ktriage.console.formats.headers import INFORMATION, PART, announced
+from ktriage.console.formats.headers import CONTINUES, INFORMATION, PART, announced
 from ktriage.console.guilt import guilty_file
-from ktriage.console.lines import NO_CALLER, NO_PREFIX, Line, is_cpu, is_task, split
+from ktriage.console.lines import LONGEST, NO_CALLER, NO_PREFIX, Lines, is_cpu, is_task
 from ktriage.console.types import Crash
+from ktriage.console.wrappings import Unwrap, wrapping
 
 PANIC = "Kernel panic - not syncing"
 _PREFIX_LINES = 5
 _PREFIX_LINES_OF_TASK = 50
 _ENOUGH = 22
 _ENOUGH_KMSAN = 16
+_LEAST_LINES = 500
+_READINGS = 8
+_NEAR = 40
+_MOST_REPEATS = 32
+_NUMBERS = re.compile("[0-9]+")
 _EXECUTOR = re.compile(r" Comm: syz\.(\d+)\.(\d+) ", re.ASCII)
 # By-products of the fuzzer's own machine running out of memory, or of its connection.
 _SUPPRESSED = re.compile(
-    r"panic: failed to start executor binary|panic: executor failed: pthread_create failed"
-    r"|panic: failed to create temp dir|fatal error: unexpected signal during runtime execution"
-    r"|signal SIGBUS: bus error|SYZFAIL: SIGBUS|Out of memory: Kill process .* \((?:syz-executor|sshd)\)"
-    r"|Killed process .* \((?:syz-executor|sshd)\)|lowmemorykiller: Killing '(?:syz-executor|sshd)'"
+    r"panic: (?:failed to start executor binary|executor failed: pthread_create failed"
+    r"|failed to create temp dir|.*cannot allocate memory)"
+    r"|fatal error: (?:unexpected signal during runtime execution|runtime: out of memory"
+    r"|runtime: cannot allocate memory|out of memory|newosproc)"
+    r"|signal SIGBUS: bus error|SYZFAIL: SIGBUS"
+    r"|(?:Out of memory: Kill|Killed) process .* \((?:syz-executor|sshd)\)"
+    r"|lowmemorykiller: Killing '(?:syz-executor|sshd)'"
     r"|INIT: PANIC: segmentation violation!|\*\*\* stack smashing detected \*\*\*: terminated"
-    r"|fatal error: runtime: (?:out of memory|cannot allocate memory)|fatal error: out of memory"
-    r"|fatal error: newosproc|panic: .*cannot allocate memory"
+)
+_SUPPRESSED_WORDS = (
+    "SIGBUS",
+    "emory",
+    "executor",
+    "temp dir",
+    "newosproc",
+    "INIT: P",
+    "smashing",
+    "sshd",
+    "fatal e",
 )
 # A virtual machine's console that hung up, mostly right after a panic: what came last is lost.
 _HUNG_UP = "serialport: VM disconnected."
@@ -50,55 +70,119 @@ class Report:
         return "".join(f"{line}\n" for line in (*self.prefix, *self.lines))
 
 
-class Region:
-    """A stretch of a log, ``offset`` bytes and ``line`` lines into it."""
+def _wrapping(text: str, candidates: list[int]) -> Unwrap | None:
+    if not candidates:
+        return None
+    start = text.rfind("\n", 0, candidates[0]) + 1
+    return wrapping(text[start : start + LONGEST].partition("\n")[0])
 
-    def __init__(self, text: str, *, source: str = "", offset: int = 0, line: int = 1) -> None:
+
+class Region:
+    """A stretch of a log that begins ``offset`` bytes and ``line`` lines into it.
+
+    ``candidates`` are the offsets of headers in ``text``; only those before ``until`` are read as crashes.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        candidates: list[int],
+        *,
+        source: str = "",
+        offset: int = 0,
+        line: int = 1,
+        until: int | None = None,
+    ) -> None:
         self.text = text
         self.source = source
         self.offset = offset
         self.first_line = line
-        self.lines = split(text)
-        self.headers = [(i, h) for i, line_ in enumerate(self.lines) if (h := self._header(line_))]
-        self.suppressed = _SUPPRESSED.search(text) is not None
+        self.lines = Lines(text, _wrapping(text, candidates))
+        self.headers = self._headers(candidates)
+        self.until = len(text) if until is None else until
+        self.suppressed = any(word in text for word in _SUPPRESSED_WORDS) and bool(_SUPPRESSED.search(text))
         self.hung_up = _HUNG_UP in text
         self.last_panic = text.rfind(PANIC)
+        self._last_header = max(self.headers, default=0)
+        self._announced: set[str] = set()
+        self._breaks = self._find_breaks()
+        self._by_context: dict[str, list[int]] = defaultdict(list)
+        for index, context in enumerate(self.lines.contexts):
+            if not self.lines.doubtful[index]:
+                self._by_context[context].append(index)
+        # Where every other line is a header, no report can have all the lines after it and the whole be
+        # linear: each may then read so many, the first of a region all.
+        self._limit = _LEAST_LINES + _READINGS * len(self.lines) // max(len(self.headers), 1)
 
-    def _header(self, line: Line) -> str | None:
-        return announced(self.text[line.start : line.end])
+    def _headers(self, candidates: list[int]) -> dict[int, str]:
+        headers: dict[int, str] = {}
+        for offset in candidates:
+            index = self.lines.at(offset)
+            if index not in headers and (header := announced(self.lines.raw[index][:LONGEST])):
+                headers[index] = header
+        return headers
 
-    def crashes(self) -> list[Crash]:
-        """Return every crash of the region, in order."""
-        return [self._crash(index, header) for index, header in self.headers]
+    def _find_breaks(self) -> list[int]:
+        """Return the lines where another report begins, whatever the caller."""
+        texts = self.lines.texts
+        breaks = {index for index in self.headers if not PART.search(texts[index])}
+        breaks.update(self.lines.at(match.start()) for match in INFORMATION.finditer(self.text))
+        return sorted(breaks)
 
-    def _crash(self, index: int, header: str) -> Crash:
-        line = self.lines[index]
-        report = self._report(index)
+    def crashes(self) -> Iterator[tuple[Crash, float | None]]:
+        """Yield every crash of the region in order, with the time stamp of its announcement."""
+        limit = len(self.lines)
+        repeats: Counter[str] = Counter()
+        for index, header in self.headers.items():
+            if self.lines.starts[index] >= self.until:
+                return
+            if self._continues(index) or self._replays(index):
+                continue
+            shape = _NUMBERS.sub("", self.lines.texts[index])
+            repeats[shape] += 1
+            if repeats[shape] > _MOST_REPEATS:
+                continue
+            yield self._crash(index, header, limit), self.lines.time(index)
+            limit = self._limit
+
+    def _continues(self, index: int) -> bool:
+        """Return whether line ``index`` only goes on with a report that began a few lines above it."""
+        if not CONTINUES.search(self.lines.texts[index]):
+            return False
+        mine = self._by_context[self.lines.contexts[index]]
+        place = bisect_right(mine, index - 1)
+        return any(at in self.headers for at in mine[max(place - _NEAR, 0) : place])
+
+    def _replays(self, index: int) -> bool:
+        """Return whether line ``index``, time and all, was printed before: a console replays the log."""
+        if self.lines.contexts[index] == NO_PREFIX:
+            return False
+        raw = self.lines.raw[index].rstrip("\r")
+        replayed = raw in self._announced
+        self._announced.add(raw)
+        return replayed
+
+    def _crash(self, index: int, header: str, limit: int) -> Crash:
+        report = self._report(index, limit)
         named = titles.name(header, report.lines[: report.own])
-        end = self._last_header(index).end
+        end = self.lines.end(self._last_header)
         if named is None:
             # The announcement was swallowed by the prefix; read the log as it stands.
-            raw = [text.rstrip("\r") for text in self.text[line.start : end].split("\n")]
-            report = Report([], raw, len(raw))
-            named = titles.name(header, raw)
-        if named is None:
-            named = titles.Named(header, [], None, None)
-        return self._finish(line, end, report, named, index)
-
-    def _finish(self, line: Line, end: int, report: Report, named: titles.Named, index: int) -> Crash:
+            report = Report([], self.lines.raw[index : self.lines.at(end) + 1][: self._limit], self._limit)
+            named = titles.name(header, report.lines) or titles.Named(header, [], None, None)
         title = titles.clean(named.title)
         text = report.text()
         corrupted = named.corrupted or titles.spoilt(named, report.lines)
         if corrupted is None and self.hung_up:
             corrupted = "the console hung up"
-        executor = _EXECUTOR.search(text)
+        executor = _EXECUTOR.search(text) if "Comm: syz" in text else None
         return Crash(
             source=self.source,
-            start=self.offset + line.start,
+            start=self.offset + self.lines.starts[index],
             end=self.offset + end,
             line=self.first_line + index,
             title=title,
-            alt_titles=tuple(sorted(titles.clean(alt) for alt in named.alternatives)),
+            alt_titles=tuple(sorted({titles.clean(alt) for alt in named.alternatives})),
             type=titles.kind_of(title),
             frame=titles.frame_of(title),
             guilty_file=guilty_file(title, report.lines),
@@ -107,62 +191,52 @@ class Region:
             panicked=self.last_panic >= 0,
             executor={"proc": int(executor[1]), "id": int(executor[2])} if executor else None,
             text=text,
-            **details(report),
+            **details(report, interrupt=is_cpu(self.lines.contexts[index])),
         )
 
-    def _last_header(self, index: int) -> Line:
-        return self.lines[max(self.headers[-1][0], index)]
-
-    def _report(self, index: int) -> Report:
-        context = self.lines[index].context
-        prefix = self._prefix(index, context)
-        second = self._second(index)
-        texts: list[str] = []
-        own = 0
-        seen = 0
-        everyone = enough = False
-        least = _ENOUGH_KMSAN if "BUG: KMSAN:" in self.lines[index].text else _ENOUGH
-        for at in range(index, len(self.lines)):
-            line = self.lines[at]
-            first = at == index
-            if not first and (
-                line.doubtful or (line.context != context and not (everyone and is_cpu(line.context)))
-            ):
-                continue
+    def _report(self, index: int, limit: int) -> Report:
+        texts, contexts = self.lines.texts, self.lines.contexts
+        context = contexts[index]
+        mine = self._by_context[context]
+        following = mine[bisect_right(mine, index) :][:limit]
+        place = bisect_right(self._breaks, index)
+        second = (
+            self._breaks[place] if place < len(self._breaks) and context in (NO_PREFIX, NO_CALLER) else None
+        )
+        least = _ENOUGH_KMSAN if "BUG: KMSAN:" in texts[index] else _ENOUGH
+        report = [texts[index]]
+        own = 1
+        seen = 1
+        for at in following:
+            text = texts[at]
             seen += 1
-            skip = enough
-            if "Disabling lock debugging due to kernel taint" in line.text:
-                skip = True
-            elif "Sending NMI from CPU" in line.text:
-                everyone = True
-            elif seen > least and (
-                PANIC in line.text or "WARNING: possible circular locking dependency detected" in line.text
-            ):
-                skip = enough = True
-            if skip and not first:
+            if "Sending NMI from CPU" in text:
+                rest = self._with_interrupts(at, context, limit)
+                report += [text, *rest]
+                break
+            if "Disabling lock debugging due to kernel taint" in text:
                 continue
-            texts.append(line.text)
-            if second is None or at < second or context not in (NO_PREFIX, NO_CALLER):
-                own = len(texts)
-        return Report(prefix, texts, own)
+            if seen > least and (PANIC in text or "WARNING: possible circular locking dependency" in text):
+                break
+            report.append(text)
+            if second is None or at < second:
+                own = len(report)
+        if second is None:
+            own = len(report)
+        return Report(self._prefix(index, context), report, own)
+
+    def _with_interrupts(self, index: int, context: str, limit: int) -> list[str]:
+        """Return the lines after ``index``, of the caller and of all CPUs: they were asked for backtraces."""
+        lines = self.lines
+        return [
+            lines.texts[at]
+            for at in range(index + 1, min(len(lines), index + 1 + limit))
+            if not lines.doubtful[at] and (lines.contexts[at] == context or is_cpu(lines.contexts[at]))
+        ]
 
     def _prefix(self, index: int, context: str) -> list[str]:
         wanted = _PREFIX_LINES_OF_TASK if is_task(context) else _PREFIX_LINES
-        prefix: list[str] = []
-        for at in range(index - 1, -1, -1):
-            line = self.lines[at]
-            if line.context == context and line.text and not line.doubtful:
-                prefix.append(line.text)
-                if len(prefix) == wanted:
-                    break
-        return prefix[::-1]
-
-    def _second(self, index: int) -> int | None:
-        """Return the line after ``index`` where another report begins, or None."""
-        place = bisect_right(self.headers, (index, "\uffff"))
-        headers = {at for at, _ in self.headers[place:]}
-        for at in range(index + 1, len(self.lines)):
-            text = self.lines[at].text
-            if (at in headers and not PART.search(text)) or INFORMATION.search(text):
-                return at
-        return None
+        mine = self._by_context[context]
+        place = bisect_right(mine, index - 1)
+        prefix = [text for at in mine[max(place - 2 * wanted, 0) : place] if (text := self.lines.texts[at])]
+        return prefix[-wanted:]

@@ -6,7 +6,7 @@ import re
 
 from ktriage.console.formats import BY_HEADER
 from ktriage.console.formats.format import Format, compiled
-from ktriage.console.frames import FRAME, RISCV_REGS, STARTS, SYSCALL_PREFIXES, Key, key_frames
+from ktriage.console.frames import FRAME, RISCV_REGS, STARTS, SYSCALL_PREFIXES, TRACE_START, Key, key_frames
 from ktriage.console.kinds import KINDS
 
 NO_FRAMES = "no frames in the stack that names the crash"
@@ -30,6 +30,8 @@ _VOLATILE = tuple(
         (r"\d{7,}", "NUM"),
     )
 )
+# Most titles have nothing of the kind.
+_MAY_BE_VOLATILE = re.compile("[0-9]|[a-f]{6}")
 _FRAME_OF_TITLE = re.compile(r".* in ((?:<[a-zA-Z0-9_: ]+>)?[a-zA-Z0-9_:]+)", re.ASCII)
 _STAMP = re.compile(r"\[ *[0-9]+\.[0-9]+\]", re.ASCII)
 
@@ -130,15 +132,17 @@ def _render(template: str, words: dict[str, str], frames: list[str]) -> str:
 def _spellings(keys: list[Key]) -> list[list[str]]:
     """Return the frames as the log has them, and with each system call prefix taken off."""
     spellings = [[key.raw for key in keys]]
-    for prefix in SYSCALL_PREFIXES:
-        if any(key.raw.startswith(prefix) for key in keys):
-            spellings.append([key.raw.removeprefix(prefix) for key in keys])
+    spellings += [
+        [key.raw.removeprefix(prefix) for key in keys]
+        for prefix in SYSCALL_PREFIXES
+        if any(key.raw.startswith(prefix) for key in keys)
+    ]
     return spellings
 
 
 def clean(title: str) -> str:
     """Return ``title`` without what changes from run to run: addresses, numbers, lines, offsets."""
-    for pattern, replacement in _VOLATILE:
+    for pattern, replacement in _VOLATILE if _MAY_BE_VOLATILE.search(title) else ():
         before = ""
         while before != title:
             before, title = title, pattern.sub(replacement, title)
@@ -164,8 +168,9 @@ def spoilt(named: Named, report: list[str]) -> str | None:
     if named.format is None or not named.format.trace:
         return None
     whole = False
+    traces = [i for i, line in enumerate(report) if TRACE_START.search(line)]
     for start in STARTS:
-        index = next((i for i, line in enumerate(report) if start.search(line)), None)
+        index = next((i for i in traces if start.search(report[i])), None)
         if index is None:
             continue
         if len(report) - index < 3:
@@ -179,7 +184,7 @@ def spoilt(named: Named, report: list[str]) -> str | None:
 
 def _has_frame(lines: list[str]) -> bool:
     for line in lines:
-        if any(start.search(line) for start in STARTS):
+        if TRACE_START.search(line):
             return False
         if "(stack is not available)" in line or FRAME.match(line):
             return True

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 PC = r"\[<?(?:0x)?[0-9a-f]+>?\]"
 FUNC = r"([a-zA-Z0-9_]+)[.+]"
@@ -41,7 +41,7 @@ STACK = ""
 """In ``Stack.path``: read the stack trace that begins here."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def compiled(pattern: str) -> re.Pattern[str]:
     """Return ``pattern`` compiled, with the words above filled in."""
     return re.compile(re.sub(r"\{([a-z]+)\}", lambda word: WORDS[word[1]], pattern), re.ASCII)
@@ -88,17 +88,17 @@ class Format:
 
 
 def traced(*skip: str, choose: str = "first") -> Stack:
-    """The frame is in the stack after "Call Trace:"."""
+    """Return the path to a frame in the stack after "Call Trace:"."""
     return Stack((CALL_TRACE, STACK), skip=skip, choose=choose)
 
 
 def trapped(*skip: str, choose: str = "first") -> Stack:
-    """The frame is where the instruction pointer stood, or in the stack after it."""
+    """Return the path to where the instruction pointer stood, or to the stack after it."""
     return Stack(("{ip}", CALL_TRACE, STACK), skip=skip, choose=choose)
 
 
 def warned(*skip: str) -> Stack:
-    """The frame of a WARN: at the instruction pointer of the trap, or in the only stack of older kernels.
+    """Return the path to a WARN's frame: where it trapped, or in the only stack that older kernels print.
 
     powerpc has ``--- interrupt: 700 at func`` in place of a register.
     """

@@ -95,6 +95,13 @@ PART = compiled(
     "|Internal error:"
 )
 
+# These go on with a report whose announcement stands a few lines above: the trap behind a BUG, the oops
+# behind a fault, the holder of a hung task's lock, the rest of SLUB's own reports.
+CONTINUES = compiled(
+    "invalid opcode: 0000|Internal error:|INFO: task .* is blocked on a"
+    "|INFO: (?:0x|Slab|Object|Allocated in|Freed in)"
+)
+
 # No crash, but printed with a stack: in the middle of a report, it may have given its frames to it.
 INFORMATION = compiled(
     "vmalloc: allocation failure:|FAULT_INJECTION: forcing a failure|FAULT_FLAG_ALLOW_RETRY missing"

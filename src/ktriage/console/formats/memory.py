@@ -10,8 +10,8 @@ ALLOCATORS = (
     "kvasprintf", "pcpu_create", "strdup", "strndup", "memdup",
 )  # fmt: skip
 PAGES = (
-    "(?:free|put|get|update|release)_page", "free_unref", "^_*folio", "truncate_inode_pages", "page_frag_free",
-    "alloc", "vmap", "page_owner",
+    "(?:free|put|get|update|release)_page", "free_unref", "^_*folio", "truncate_inode_pages",
+    "page_frag_free", "alloc", "vmap", "page_owner",
 )  # fmt: skip
 
 FORMATS = (

@@ -22,6 +22,6 @@ FORMATS = (
             "__free_",
             "debug_check",
             "kobject_",
-        ),  # fmt: skip
+        ),
     ),
 )

@@ -42,10 +42,11 @@ COUNTING = (
 )  # fmt: skip
 
 MEMORY = (
-    "alloc_page", "k?v?(?:m|z|c)alloc", "krealloc", "kmem_cache", "allocate_slab", "__alloc_frozen_pages_noprof",
-    "folio_(?:alloc|unlock)", "filemap_alloc_folio", "__filemap_get_folio", "find_or_create_page",
-    "do_read_cache_folio", "read_cache_page", "mark_buffer_dirty", "pagecache_get_page", "grab_cache_page_write_begin", "slab_",
-    "^kv?free$", "kfree_skb", "memcpy", "memcmp", "memset", "memchr", "memmove", "memdup",
+    "alloc_page", "k?v?(?:m|z|c)alloc", "krealloc", "kmem_cache", "allocate_slab",
+    "__alloc_frozen_pages_noprof", "folio_(?:alloc|unlock)", "filemap_alloc_folio",
+    "__filemap_get_folio", "find_or_create_page", "do_read_cache_folio", "read_cache_page",
+    "mark_buffer_dirty", "pagecache_get_page", "grab_cache_page_write_begin", "slab_", "^kv?free$",
+    "kfree_skb", "memcpy", "memcmp", "memset", "memchr", "memmove", "memdup",
     "copy_(?:to|from)_(?:user|iter)", "copy_page_(?:to|from)_iter", "copy_folio_to_iter", "^copyin$",
     "^copyout$", "put_user", "get_user", "extract_(?:user|iter)_to_sg", "xas_(?:start|load|find)",
     "find_lock_entries", "truncate_inode_pages_range", "__phys_addr",

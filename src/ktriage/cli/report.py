@@ -1,0 +1,197 @@
+"""ktriage report: console logs in, crashes out."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ktriage.errors import UserError
+
+if TYPE_CHECKING:
+    from ktriage.console.reader import Reader
+    from ktriage.console.types import Crash, Flood, Frame
+
+HELP = (
+    "Read console logs into crashes: every crash, named as syzbot would name it, with where it happened,"
+    " what it follows from, and whether the report can be trusted. Reads plain and compressed logs, journals,"
+    " pstore, netconsole and mails."
+)
+EXAMPLE = "journalctl -k -b -1 | ktriage report"
+
+_IDLE_SECONDS = 1.0
+_FRAMES_SHOWN = 12
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("logs", nargs="*", metavar="LOG", help="a console log; - or none: standard input")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a finding")
+    parser.add_argument("--first", action="store_true", help="stop at the first crash of each log")
+    parser.add_argument("--follow", action="store_true", help="keep reading a log that grows")
+    parser.add_argument("--exit-code", action="store_true", help="exit with 1 where there is a crash")
+    parser.add_argument("--vmlinux", type=Path, metavar="V", help="the kernel with its debug information")
+    parser.add_argument("--modules", type=Path, metavar="DIR", help="where the modules' debug information is")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the findings; return 1 where there is a crash and ``--exit-code`` was given, else 0."""
+    for file, kind in ((args.vmlinux, "file"), (args.modules, "directory")):
+        if file is not None and not (file.is_file() if kind == "file" else file.is_dir()):
+            raise UserError(f"{file}: no such {kind}", path=str(file))
+    logs = args.logs or ["-"]
+    if args.follow and len(logs) > 1:
+        raise UserError("--follow reads one log", logs=logs)
+    printer = _Printer(as_json=args.json)
+    for log in logs:
+        if len(logs) > 1 and not args.json:
+            printer.source(log)
+        for finding in _findings(log, follow=args.follow):
+            printer.show(_symbolized(finding, args))
+            if args.first and printer.crashes:
+                break
+    return 1 if args.exit_code and printer.crashes else 0
+
+
+def _symbolized(finding: Crash | Flood, args: argparse.Namespace) -> Crash | Flood:
+    from ktriage.console.types import Crash
+
+    if not isinstance(finding, Crash) or (args.vmlinux is None and args.modules is None):
+        return finding
+    symbolize = importlib.import_module("ktriage.symbols.symbolize")
+    symbolized: Crash = symbolize.symbolize_crash(finding, vmlinux=args.vmlinux, modules=args.modules)
+    return symbolized
+
+
+def _findings(log: str, *, follow: bool) -> Iterator[Crash | Flood]:
+    from ktriage.console import sources
+    from ktriage.console.reader import Reader
+
+    reader = Reader(sources.name_of(log))
+    if follow:
+        yield from _followed(reader, sources.followed(log))
+        return
+    error: UserError | None = None
+    try:
+        for chunk in sources.chunks(log):
+            yield from reader.feed(chunk)
+    except UserError as damage:
+        error = damage
+    yield from reader.close()
+    if error is not None:
+        raise error
+
+
+def _followed(reader: Reader, chunks: Iterator[bytes]) -> Iterator[Crash | Flood]:
+    """Read on as the log grows; a crash comes out when the log has been quiet for a while."""
+    quiet_since = time.monotonic()
+    try:
+        for chunk in chunks:
+            if chunk:
+                yield from reader.feed(chunk)
+                quiet_since = time.monotonic()
+            elif reader.waiting and time.monotonic() - quiet_since > _IDLE_SECONDS:
+                yield from reader.flush()
+    except KeyboardInterrupt:
+        yield from reader.close()
+        raise
+    yield from reader.close()
+
+
+class _Printer:
+    """Prints findings as JSON Lines, or for a person to read."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.crashes = 0
+        self._json = as_json
+        self._bold, self._plain = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() else ("", "")
+
+    def source(self, log: str) -> None:
+        """Say which log comes next."""
+        sys.stdout.write(f"{log}:\n")
+
+    def show(self, finding: Crash | Flood) -> None:
+        """Print one finding."""
+        from ktriage.console.types import Crash
+
+        self.crashes += isinstance(finding, Crash)
+        if self._json:
+            sys.stdout.write(json.dumps(finding.to_json()) + "\n")
+        elif isinstance(finding, Crash):
+            sys.stdout.write(self._crash(finding))
+        else:
+            sys.stdout.write(self._flood(finding))
+        sys.stdout.flush()
+
+    def _flood(self, flood: Flood) -> str:
+        rate = f", {flood.rate:.1f} a second" if flood.rate else ""
+        when = (
+            f", from {flood.first:.3f} s to {flood.last:.3f} s"
+            if flood.first is not None and flood.last
+            else ""
+        )
+        return f"{self._bold}flood: {flood.title}{self._plain}\n    {flood.count} times{rate}{when}\n\n"
+
+    def _crash(self, crash: Crash) -> str:
+        facts = [f"{crash.source}, line {crash.line}"]
+        if crash.cause is not None:
+            facts.append(f"follows from crash {crash.cause + 1}")
+        if crash.corrupted:
+            facts.append(f"can't be trusted: {crash.corrupted}")
+        facts += _machine(crash)
+        facts += [f"blamed on {crash.guilty_file}"] if crash.guilty_file else []
+        facts += _count(crash)
+        facts += [f"{word}: {value}" for word, value in _locks(crash)]
+        facts += [f"  {_frame(frame)}" for frame in _shown(crash)]
+        body = "".join(f"    {fact}\n" for fact in facts)
+        return f"{self._bold}{self.crashes}. {crash.title}{self._plain}\n{body}\n"
+
+
+def _machine(crash: Crash) -> list[str]:
+    who = []
+    if crash.comm is not None:
+        who.append(f"in {crash.comm}" + (f" (pid {crash.pid})" if crash.pid is not None else ""))
+    if crash.cpu is not None:
+        who.append(f"on CPU {crash.cpu}")
+    if crash.kernel is not None:
+        who.append(f"Linux {crash.kernel}")
+    facts = [", ".join(who)] if who else []
+    facts += [f"hardware: {crash.hardware}"] if crash.hardware else []
+    facts += [f"before: {word}" for word in crash.taints]
+    return facts
+
+
+def _count(crash: Crash) -> list[str]:
+    counted = crash.refcount
+    if counted is None:
+        return []
+    of = f" of {counted.object}" if counted.object else ""
+    value = f", now {counted.count}" if counted.count is not None else ""
+    return [f"reference count{of}: {counted.kind}{value}"] + [
+        f"    {holder.count} held from {holder.stack[0].function if holder.stack else 'an unknown place'}"
+        for holder in counted.holders
+    ]
+
+
+def _locks(crash: Crash) -> Iterator[tuple[str, str]]:
+    for lock in crash.locks:
+        who = f"{lock.task}/{lock.pid}" if lock.task else "nobody"
+        yield ("wants" if lock.wanted else "holds"), f"{who}: {lock.name} in {lock.function}"
+
+
+def _shown(crash: Crash) -> list[Frame]:
+    return [frame for frame in crash.stack if frame.reliable and frame.context != "origin"][:_FRAMES_SHOWN]
+
+
+def _frame(frame: Frame) -> str:
+    offset = (
+        f"+{frame.offset:#x}/{frame.size:#x}" if frame.offset is not None and frame.size is not None else ""
+    )
+    module = f" [{frame.module}]" if frame.module else ""
+    place = f" {frame.file}:{frame.line}" if frame.file else ""
+    return f"{frame.function}{offset}{module}{place}" + (" [inline]" if frame.inline else "")

@@ -1,0 +1,191 @@
+"""Reading logs of any size: a window slides over the bytes, and what it finds comes out as it goes.
+
+The window is scanned once for headers. Around them a *region* is cut out, from some way before the first
+header to where the log has been silent (no header) for a while, and read line by line. What is kept between
+chunks is a region that has not ended, or else just enough to look back.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import takewhile
+from typing import IO
+
+from ktriage.console.causes import Causes
+from ktriage.console.floods import Floods
+from ktriage.console.formats.headers import announced
+from ktriage.console.region import Region
+from ktriage.console.scan import candidates
+from ktriage.console.types import Crash, Flood
+
+SILENCE = 64 << 10
+"""So many bytes without a header end a region; so many before its first header belong to it."""
+LONGEST_REGION = 1 << 20
+WHOLE = 256 << 10
+"""A log of up to this size is one region."""
+LONGEST_LINE = 1 << 20
+CHUNK = 4 << 20
+
+_COUNT_SLOWLY = 64 << 20
+
+Finding = Crash | Flood
+
+
+class LineCounter:
+    """Counts lines, with numpy (three times as fast) once there is enough to count to pay for loading it."""
+
+    def __init__(self) -> None:
+        self._counted = 0
+
+    def count(self, data: bytes | bytearray, start: int, end: int) -> int:
+        """Return how many lines end in ``data[start:end]``."""
+        self._counted += end - start
+        if self._counted < _COUNT_SLOWLY and "numpy" not in sys.modules:
+            return data.count(b"\n", start, end)
+        import numpy as np
+
+        block = 1 << 16
+        array = np.frombuffer(data, dtype=np.uint8)
+        return sum(
+            int(np.count_nonzero(array[at : min(at + block, end)] == 0x0A)) for at in range(start, end, block)
+        )
+
+
+class Reader:
+    """Reads one log, fed in chunks of any size.
+
+    ``feed`` and ``close`` return what they found, in order; a crash comes out once it is clear that nothing
+    of it will follow.
+    """
+
+    def __init__(self, source: str = "", *, floods: bool = True) -> None:
+        self.source = source
+        self._buffer = bytearray()
+        self._base = 0  # offset in the log of the buffer's first byte
+        self._line = 1  # its line
+        self._scanned = 0  # offset in the log up to which headers were looked for
+        self._headers: deque[int] = deque()  # offsets of headers of regions that are still open
+        self._lines = LineCounter()
+        self._causes = Causes()
+        self._floods = Floods(source) if floods else None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a crash is being read that has not come to its end."""
+        return bool(self._headers)
+
+    def feed(self, chunk: bytes) -> list[Finding]:
+        """Read on."""
+        self._buffer += chunk
+        found, keep = self._process(self._buffer, final=False)
+        if keep > self._base:
+            self._line += self._lines.count(self._buffer, 0, keep - self._base)
+            del self._buffer[: keep - self._base]
+            self._base = keep
+        return found
+
+    def flush(self) -> list[Finding]:
+        """Return what is being read as if the log ended here; reading may go on after it."""
+        found, _ = self._process(self._buffer, final=True)
+        return found
+
+    def close(self) -> list[Finding]:
+        """End the log."""
+        found = self.flush()
+        return [*found, *(self._floods.close() if self._floods else ())]
+
+    def read(self, data: bytes) -> list[Finding]:
+        """Read a whole log that is in memory, without copying it."""
+        found, _ = self._process(data, final=True)
+        return [*found, *(self._floods.close() if self._floods else ())]
+
+    def read_file(self, file: IO[bytes]) -> Iterator[Finding]:
+        """Read a file to its end, in chunks."""
+        while chunk := file.read(CHUNK):
+            yield from self.feed(chunk)
+        yield from self.close()
+
+    def _process(self, data: bytes | bytearray, *, final: bool) -> tuple[list[Finding], int]:
+        """Read ``data`` as far as possible; return the findings, and from where it is still needed."""
+        end = self._base + len(data) if final else self._last_line_end(data)
+        if end > self._scanned:
+            fresh = memoryview(data)[self._scanned - self._base : end - self._base]
+            self._collect(data, candidates(fresh), self._scanned)
+            fresh.release()
+            if self._floods:
+                self._floods.look(data, self._scanned - self._base, end - self._base, self._base, self._line)
+            self._scanned = end
+        found: list[Finding] = []
+        line, counted = self._line, self._base
+        whole = final and self._base == 0 and end <= WHOLE
+        while self._headers:
+            start, until, stop = self._bounds(data, whole=whole)
+            if stop > end and not final:
+                return found, start
+            line += self._lines.count(data, counted - self._base, start - self._base)
+            counted = start
+            found += self._region(data, start, until, min(stop, end), line)
+        return found, max(self._base, end - SILENCE)
+
+    def _last_line_end(self, data: bytes | bytearray) -> int:
+        end = self._base + data.rfind(b"\n") + 1
+        partial = self._base + len(data) - end
+        return end if partial <= LONGEST_LINE else self._base + len(data)
+
+    def _collect(self, data: bytes | bytearray, offsets: list[int], origin: int) -> None:
+        """Keep those headers that announce something."""
+        done = -1
+        for offset in offsets:
+            at = origin - self._base + offset
+            if at < done:
+                continue
+            start = data.rfind(b"\n", max(at - SILENCE, 0), at) + 1
+            stop = data.find(b"\n", at, at + SILENCE)
+            done = stop if stop >= 0 else min(at + SILENCE, len(data))
+            if announced(data[max(start, at - 4096) : min(done, at + 4096)].decode("latin-1")):
+                self._headers.append(self._base + at)
+
+    def _bounds(self, data: bytes | bytearray, *, whole: bool) -> tuple[int, int, int]:
+        """Return where the next region starts, up to where its headers go, and where it stops."""
+        first = last = self._headers[0]
+        if whole:
+            stop = self._base + len(data)
+            return self._base, stop, stop
+        until = None
+        for header in self._headers:
+            if header - last > SILENCE:
+                break
+            if header - first > LONGEST_REGION:
+                until = header
+                break
+            last = header
+        at = max(first - SILENCE, self._base) - self._base
+        if at:
+            newline = data.find(b"\n", at, first - self._base)
+            at = newline + 1 if newline >= 0 else first - self._base
+        stop = last + SILENCE
+        newline = data.find(b"\n", min(stop - self._base, len(data)), stop - self._base + SILENCE)
+        stop = self._base + newline + 1 if newline >= 0 else stop
+        return self._base + at, until if until is not None else stop, stop
+
+    def _region(
+        self, data: bytes | bytearray, start: int, until: int, stop: int, line: int
+    ) -> Iterator[Finding]:
+        text = bytes(data[start - self._base : stop - self._base]).decode("latin-1")
+        headers = []
+        while self._headers and self._headers[0] < until:
+            headers.append(self._headers.popleft() - start)
+        following = [offset - start for offset in takewhile(lambda offset: offset < stop, self._headers)]
+        region = Region(
+            text,
+            headers + following,
+            source=self.source,
+            offset=start,
+            line=line,
+            until=until - start,
+        )
+        for crash, time in region.crashes():
+            yield replace(crash, cause=self._causes.of(crash, time))
