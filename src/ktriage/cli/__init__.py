@@ -45,6 +45,7 @@ def build_parser(command: str | None) -> Parser:
     """Return the parser, with the arguments of ``command`` alone filled in."""
     parser = Parser(
         prog="ktriage",
+        usage=None if command in COMMANDS else "ktriage [--version] COMMAND ...",
         description="From a Linux kernel crash to a name: what broke, on which line, which commit did it.",
         epilog=_overview(),
         formatter_class=argparse.RawDescriptionHelpFormatter,

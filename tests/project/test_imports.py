@@ -1,0 +1,71 @@
+"""Who may import whom: the rooms of the house, as ARCHITECTURE.md draws them."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import ktriage
+
+ROOT = Path(ktriage.__file__).parent
+
+BASE = {"errors", "words", "cache", "__init__"}
+"""Modules beside the rooms, which every room may use."""
+
+MAY_USE: dict[str, set[str]] = {
+    "console": set(),
+    "history": set(),
+    "machine": set(),
+    "refs": set(),
+    "symbols": {"console"},
+    "kernel": {"history"},
+    "bisect": {"history"},
+    "people": {"history"},
+    "dump": {"console", "symbols"},
+    "trial": {"console", "kernel", "machine"},
+}
+ROOMS = set(MAY_USE)
+MAY_USE["case"] = ROOMS
+MAY_USE["jobs"] = ROOMS | {"case"}
+MAY_USE["cli"] = MAY_USE["web"] = ROOMS | {"case", "jobs"}
+
+
+def imports(path: Path) -> set[tuple[str, int]]:
+    """Return the parts of ktriage that a file imports, with their lines."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            names = [node.module or ""]
+            if node.module == "ktriage":
+                names = [f"ktriage.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        found |= {(name.split(".")[1], node.lineno) for name in names if name.startswith("ktriage.")}
+    return found
+
+
+def test_rooms_import_only_what_they_may() -> None:
+    wrong = []
+    seen = 0
+    for path in sorted(ROOT.rglob("*.py")):
+        room = path.relative_to(ROOT).parts[0]
+        for name, line in imports(path):
+            seen += 1
+            allowed = MAY_USE.get(room, {"cli"} if room == "__main__.py" else set()) | {room} | BASE
+            if name not in allowed and name != "__version__":
+                wrong.append(f"{path.relative_to(ROOT)}:{line} imports {name}")
+    assert seen > 50
+    assert wrong == []
+
+
+def test_every_room_has_a_rule() -> None:
+    rooms = {path.name for path in ROOT.iterdir() if path.is_dir() and any(path.glob("*.py"))}
+    assert rooms <= set(MAY_USE)
+
+
+def test_no_file_is_too_long_to_read() -> None:
+    long = {str(p.relative_to(ROOT)): n for p in ROOT.rglob("*.py") if (n := p.read_text().count("\n")) > 520}
+    assert long == {}
