@@ -42,10 +42,10 @@ _MODULES = "Modules linked in:"
 _HARDWARE = "Hardware name:"
 
 
-def details(report: Report, *, interrupt: bool) -> dict[str, Any]:
+def details(report: Report, text: str, *, interrupt: bool) -> dict[str, Any]:
     """Return the fields of a ``Crash`` that the lines of ``report`` fill in.
 
-    ``interrupt`` says that the caller id is a CPU's.
+    ``text`` is the report's. ``interrupt`` says that the caller id is a CPU's.
     """
     found: dict[str, Any] = {}
     registers = Registers()
@@ -58,8 +58,8 @@ def details(report: Report, *, interrupt: bool) -> dict[str, Any]:
     found["registers"] = registers.found
     found["stack"] = tuple(stack.frames)
     found["taints"] = taints.words(found.get("taint"))
-    found["locks"], found["chain"] = read_locks(lines)
-    found["refcount"] = read_refcount([*report.prefix[-8:], *lines])
+    found["locks"], found["chain"] = read_locks(lines, text)
+    found["refcount"] = read_refcount([*report.prefix[-8:], *lines], text)
     return found
 
 

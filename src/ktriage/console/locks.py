@@ -25,9 +25,12 @@ _WAITING_FUNCTION = re.compile("lock|down_|rwsem|mutex|schedule")
 _MARKS = ("locks held by", "lock held by", "trying to acquire", "blocked")
 
 
-def read_locks(lines: list[str]) -> tuple[tuple[Lock, ...], tuple[Link, ...]]:
-    """Return the locks of a report, and the dependency chain of a possible deadlock."""
-    if not any(mark in line for mark in _MARKS for line in lines):
+def read_locks(lines: list[str], text: str) -> tuple[tuple[Lock, ...], tuple[Link, ...]]:
+    """Return the locks of a report, and the dependency chain of a possible deadlock.
+
+    ``lines`` are its lines, ``text`` all of it.
+    """
+    if not any(mark in text for mark in _MARKS):
         return (), ()
     reader = _Reader()
     for line in lines:

@@ -38,8 +38,10 @@ _USERS = re.compile(
 )
 
 
-def read_refcount(lines: list[str]) -> Refcount | None:
-    """Return what ``lines`` say of a reference count that went wrong, or None."""
+def read_refcount(lines: list[str], text: str) -> Refcount | None:
+    """Return what a report, as ``lines`` and as ``text``, says of a count that went wrong, or None."""
+    if not any(word in text for word in _WORDS):
+        return None
     for line in lines:
         if not any(word in line for word in _WORDS):
             continue

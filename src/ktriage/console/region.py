@@ -17,6 +17,9 @@ from ktriage.console.types import Crash
 from ktriage.console.wrappings import Unwrap, wrapping
 
 PANIC = "Kernel panic - not syncing"
+_ALL_CPUS = "Sending NMI from CPU"
+_TAINTING = "Disabling lock debugging due to kernel taint"
+_CIRCULAR = "WARNING: possible circular locking dependency detected"
 _PREFIX_LINES = 5
 _PREFIX_LINES_OF_TASK = 50
 _ENOUGH = 22
@@ -191,48 +194,43 @@ class Region:
             panicked=self.last_panic >= 0,
             executor={"proc": int(executor[1]), "id": int(executor[2])} if executor else None,
             text=text,
-            **details(report, interrupt=is_cpu(self.lines.contexts[index])),
+            **details(report, text, interrupt=is_cpu(self.lines.contexts[index])),
         )
 
     def _report(self, index: int, limit: int) -> Report:
         texts, contexts = self.lines.texts, self.lines.contexts
         context = contexts[index]
-        mine = self._by_context[context]
-        following = mine[bisect_right(mine, index) :][:limit]
         place = bisect_right(self._breaks, index)
-        second = (
-            self._breaks[place] if place < len(self._breaks) and context in (NO_PREFIX, NO_CALLER) else None
-        )
+        stamped_only = context in (NO_PREFIX, NO_CALLER)
+        second = self._breaks[place] if stamped_only and place < len(self._breaks) else len(texts)
         least = _ENOUGH_KMSAN if "BUG: KMSAN:" in texts[index] else _ENOUGH
         report = [texts[index]]
-        own = 1
-        seen = 1
-        for at in following:
+        own = seen = 1
+        for at in self._following(index, context, limit):
             text = texts[at]
             seen += 1
-            if "Sending NMI from CPU" in text:
-                rest = self._with_interrupts(at, context, limit)
-                report += [text, *rest]
-                break
-            if "Disabling lock debugging due to kernel taint" in text:
+            if _TAINTING in text:
                 continue
-            if seen > least and (PANIC in text or "WARNING: possible circular locking dependency" in text):
+            if seen > least and (PANIC in text or _CIRCULAR in text) and _ALL_CPUS not in text:
+                # The panic that a report ends in repeats its stack; lockdep often complains of the report.
                 break
             report.append(text)
-            if second is None or at < second:
+            if at < second:
                 own = len(report)
-        if second is None:
-            own = len(report)
         return Report(self._prefix(index, context), report, own)
 
-    def _with_interrupts(self, index: int, context: str, limit: int) -> list[str]:
-        """Return the lines after ``index``, of the caller and of all CPUs: they were asked for backtraces."""
-        lines = self.lines
-        return [
-            lines.texts[at]
-            for at in range(index + 1, min(len(lines), index + 1 + limit))
-            if not lines.doubtful[at] and (lines.contexts[at] == context or is_cpu(lines.contexts[at]))
-        ]
+    def _following(self, index: int, context: str, limit: int) -> Iterator[int]:
+        """Yield the lines after ``index`` of the same caller; from where it asked for them, all stacks."""
+        texts, contexts, doubtful = self.lines.texts, self.lines.contexts, self.lines.doubtful
+        mine = self._by_context[context]
+        place = bisect_right(mine, index)
+        for at in mine[place : place + limit]:
+            yield at
+            if _ALL_CPUS in texts[at]:
+                for other in range(at + 1, min(len(texts), at + 1 + limit)):
+                    if not doubtful[other] and (contexts[other] == context or is_cpu(contexts[other])):
+                        yield other
+                return
 
     def _prefix(self, index: int, context: str) -> list[str]:
         wanted = _PREFIX_LINES_OF_TASK if is_task(context) else _PREFIX_LINES

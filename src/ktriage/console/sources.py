@@ -12,6 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
@@ -88,8 +89,8 @@ def _decompressed(stream: IO[bytes], kind: str, path: str) -> Iterator[bytes]:
 
     openers: dict[str, Callable[[], IO[bytes]]] = {
         "gzip": lambda: cast("IO[bytes]", gzip.GzipFile(fileobj=stream)),
-        "xz": lambda: lzma.LZMAFile(stream),
-        "bzip2": lambda: bz2.BZ2File(stream),
+        "xz": partial(lzma.LZMAFile, stream),
+        "bzip2": partial(bz2.BZ2File, stream),
         "zstd": lambda: zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True),
     }
     opened = openers[kind]()

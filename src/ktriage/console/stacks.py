@@ -45,28 +45,29 @@ _SOFTIRQ = re.compile(r"^(?:__do_softirq|handle_softirqs|__softirqentry_text_sta
 def frame(line: str) -> Frame | None:
     """Return the frame that ``line`` of a stack trace shows, or None."""
     if "+0x" not in line:
-        return _inlined(line) if line.endswith("[inline]") else None
+        match = _INLINE.match(line) if line.endswith("[inline]") else None
+        return _inlined(match) if match else None
     match = _FRAME.match(line) or (_ARM.match(line) if " from " in line else None)
     return _from(match) if match else None
 
 
-def _inlined(line: str) -> Frame | None:
-    match = _INLINE.match(line)
-    if match is None:
-        return None
-    return Frame(match["function"], file=match["file"], line=int(match["line"]), inline=True)
+def _inlined(match: re.Match[str], context: str | None = None) -> Frame:
+    return Frame(match["function"], file=match["file"], line=int(match["line"]), inline=True, context=context)
 
 
-def _from(match: re.Match[str]) -> Frame:
+def _from(match: re.Match[str], context: str | None = None) -> Frame:
     words = match.groupdict()
+    line = words.get("line")
     return Frame(
-        function=match["function"],
-        offset=int(match["offset"], 16),
-        size=int(match["size"], 16),
-        module=match["module"],
-        file=words.get("file"),
-        line=int(words["line"]) if words.get("line") else None,
-        reliable=not words.get("doubt"),
+        words["function"],
+        int(words["offset"], 16),
+        int(words["size"], 16),
+        words["module"],
+        words.get("file"),
+        int(line) if line else None,
+        False,
+        words.get("doubt") is None,
+        context,
     )
 
 
@@ -85,9 +86,9 @@ class StackReader:
         if "+0x" in line:
             self._add(line)
         elif line.endswith("[inline]"):
-            found = _inlined(line)
-            if found is not None:
-                self._append(found)
+            match = _INLINE.match(line)
+            if match is not None:
+                self._append(match, inline=True)
         elif match := _MARK.match(line):
             self._mark(match[1], closing="</" in line)
         elif line.startswith("---[ end trace"):
@@ -105,20 +106,20 @@ class StackReader:
         match = _FRAME.match(line)
         if match is not None:
             if not self._ended:
-                self._append(_from(match))
+                self._append(match)
             return
         if " from " in line and (match := _ARM.match(line)):
             if not self.frames:
-                self._append(Frame(match["inner"]))
-            self._append(_from(match))
+                self.frames.append(Frame(match["inner"], context=self._context))
+            self._append(match)
         elif not self._ended and (match := _POINTER.match(line)):
-            self._append(_from(match))
+            self._append(match)
 
-    def _append(self, found: Frame) -> None:
+    def _append(self, match: re.Match[str], *, inline: bool = False) -> None:
         if len(self.frames) < LONGEST:
-            if _SOFTIRQ.match(found.function) and self._context == "hardirq":
+            if self._context == "hardirq" and _SOFTIRQ.match(match["function"]):
                 self._soften()
-            self.frames.append(replace(found, context=self._context))
+            self.frames.append(_inlined(match, self._context) if inline else _from(match, self._context))
 
     def _soften(self) -> None:
         """Everything above a softirq's entry ran in it, though the stack is called IRQ."""

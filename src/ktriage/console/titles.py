@@ -6,7 +6,7 @@ import re
 
 from ktriage.console.formats import BY_HEADER
 from ktriage.console.formats.format import Format, compiled
-from ktriage.console.frames import FRAME, RISCV_REGS, STARTS, SYSCALL_PREFIXES, TRACE_START, Key, key_frames
+from ktriage.console.frames import FRAME, RISCV_REGS, STARTS, SYSCALL_PREFIXES, Key, key_frames, starts_trace
 from ktriage.console.kinds import KINDS
 
 NO_FRAMES = "no frames in the stack that names the crash"
@@ -168,7 +168,7 @@ def spoilt(named: Named, report: list[str]) -> str | None:
     if named.format is None or not named.format.trace:
         return None
     whole = False
-    traces = [i for i, line in enumerate(report) if TRACE_START.search(line)]
+    traces = [i for i, line in enumerate(report) if starts_trace(line)]
     for start in STARTS:
         index = next((i for i in traces if start.search(report[i])), None)
         if index is None:
@@ -184,7 +184,7 @@ def spoilt(named: Named, report: list[str]) -> str | None:
 
 def _has_frame(lines: list[str]) -> bool:
     for line in lines:
-        if TRACE_START.search(line):
+        if starts_trace(line):
             return False
         if "(stack is not available)" in line or FRAME.match(line):
             return True

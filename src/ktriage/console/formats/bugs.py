@@ -22,6 +22,7 @@ FORMATS = (
         "BUG: Dentry still in use in {what}",
         alt=("BUG: Dentry still in use [{what} of {where}]",),
     ),
+    Format("BUG:", "(?P<all>BUG: Dentry .* still in use.*)", "{all}", corrupted=True),
     Format("BUG:", r"BUG:\s*$", "BUG: corrupted", corrupted=True),
     Format("INFO:", r"INFO:\s*$", "INFO: corrupted", corrupted=True),
 )

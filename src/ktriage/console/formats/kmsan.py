@@ -38,4 +38,5 @@ FORMATS = (
         ),
         trace=False,
     ),
+    Format("BUG:", "(?P<all>BUG: KMSAN: .*)", "{all}", corrupted=True),
 )

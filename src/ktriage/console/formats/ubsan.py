@@ -17,4 +17,5 @@ FORMATS = (
         stack=QUIET,
     ),
     Format("UBSAN:", "UBSAN: (?P<kind>.*?) in", "UBSAN: {kind} in {frame}", stack=QUIET),
+    Format("UBSAN:", "(?P<all>UBSAN:.*)", "{all}", corrupted=True),
 )
