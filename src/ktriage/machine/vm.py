@@ -7,6 +7,7 @@ file descriptor, and the payload is an anonymous file: nothing is left behind, w
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import shutil
@@ -27,6 +28,7 @@ from ktriage.errors import MachineryError, UserError
 PAYLOAD_BYTES = 64 << 20
 """Size of the payload disk. It is part of the saved machine's state, so all guests have the same."""
 END_OF_PANIC = b"---[ end Kernel panic"
+CHANNEL_BYTES = 64 << 20
 PUMP = "pump"
 
 # The library logs an error whenever QEMU goes away; ours to judge, and to report.
@@ -117,6 +119,7 @@ class Channel:
         self.listeners: list[Callable[[bytes], None]] = []
         self.reader = reader
         self.writer = writer
+        self.error: OSError | None = None
 
     @classmethod
     async def open(cls, sock: socket.socket, path: Path | None) -> Channel:
@@ -124,22 +127,37 @@ class Channel:
         return cls(path, *await asyncio.open_connection(sock=sock))
 
     async def pump(self) -> None:
-        """Read until the other end is closed."""
+        """Read until the other end is closed; what can't be written is noted in ``error`` and read all the same.
+
+        Over ``CHANNEL_BYTES`` nothing more is kept: a guest that floods its console must not fill the disk.
+        """
         started = time.monotonic()
         with ExitStack() as files:
-            if self.path:
-                out = files.enter_context(self.path.open("wb", buffering=0))
-                times = files.enter_context(
-                    self.path.with_name(self.path.name + ".times").open("w", buffering=1)
-                )
+            keep = self._keeper(files)
             with suppress(ConnectionError):
                 while piece := await self.reader.read(1 << 16):
-                    if self.path:
-                        times.write(f"{len(self.data)} {time.monotonic() - started:.6f}\n")
-                        out.write(piece)
+                    if len(self.data) > CHANNEL_BYTES:
+                        continue
+                    keep(time.monotonic() - started, piece)
                     self.data += piece
                     for listener in self.listeners:
                         listener(piece)
+
+    def _keeper(self, files: ExitStack) -> Callable[[float, bytes], None]:
+        if self.path is None:
+            return lambda _seconds, _piece: None
+        out = files.enter_context(self.path.open("wb", buffering=0))
+        times = files.enter_context(self.path.with_name(self.path.name + ".times").open("wb", buffering=0))
+
+        def keep(seconds: float, piece: bytes) -> None:
+            try:
+                times.write(f"{len(self.data)} {seconds:.6f}\n".encode())
+                if out.write(piece) != len(piece):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                self.error = error
+
+        return keep
 
 
 class Vm:
@@ -263,7 +281,7 @@ async def running(
         tasks.append(asyncio.create_task(vm.watch_events()))
         yield vm
     finally:
-        await _end(process, qmp, tasks, channels)
+        await _end(process, qmp, tasks, list(channels.values()))
         log = directory / "qemu.log"
         if log.exists() and log.stat().st_size == 0:
             log.unlink()
@@ -273,7 +291,7 @@ async def _end(
     process: subprocess.Popen[bytes],
     qmp: QMPClient,
     tasks: list[asyncio.Task[None]],
-    channels: dict[str, Channel],
+    channels: list[Channel],
 ) -> None:
     process.kill()
     process.wait()
@@ -286,10 +304,13 @@ async def _end(
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    for channel in channels.values():
+    for channel in channels:
         channel.writer.close()
     with suppress(QMPError, OSError, EOFError):
         await qmp.disconnect()
+    for channel in channels:
+        if channel.error is not None:
+            raise MachineryError(f"{channel.path}: {channel.error.strerror}") from channel.error
 
 
 def _last_words(directory: Path) -> str:
