@@ -127,7 +127,7 @@ class Channel:
         return cls(path, *await asyncio.open_connection(sock=sock))
 
     async def pump(self) -> None:
-        """Read until the other end is closed; what can't be written is noted in ``error`` and read all the same.
+        """Read until the other end is closed; a failure to write is noted in ``error``.
 
         Over ``CHANNEL_BYTES`` nothing more is kept: a guest that floods its console must not fill the disk.
         """
