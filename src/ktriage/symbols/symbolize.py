@@ -1,0 +1,206 @@
+"""``func+0xoff/0xsize [module]`` to source lines, with the calls that the compiler inlined."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ktriage.console.types import Crash, Frame
+from ktriage.symbols.program import DebugFiles, Loaded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import drgn
+
+_POINTER = re.compile(
+    r"(?:RIP: [0-9a-f]{4}:|\bpc : |\bepc : |PC is at |NIP \[[0-9a-f]+\] |Krnl PSW : .*)(\S+?)\+0x([0-9a-f]+)/"
+)
+_TREE = re.compile(
+    r"^/.*?/((?:arch|block|certs|crypto|drivers|fs|include|init|io_uring|ipc|kernel|lib|mm|net|rust|security|"
+    r"sound|virt)/.+)"
+)
+_CLONES = re.compile(r"\.(?:isra|part|constprop|cold|llvm)\b.*$")
+
+
+def exact_frames(text: str) -> set[tuple[str, int]]:
+    """Return (function, offset) of the frames that a report gives as the instruction's own address.
+
+    All other frames are return addresses: the call is the instruction before.
+    """
+    return {(match[1], int(match[2], 16)) for match in _POINTER.finditer(text)}
+
+
+class Symbolizer:
+    """Finds source lines for frames; ``notes`` says what it could not find, and why, each once."""
+
+    def __init__(
+        self, vmlinux: Path | None = None, modules: Iterable[Path] = (), build_dir: Path | None = None
+    ) -> None:
+        self._files = DebugFiles(vmlinux, modules)
+        self._prefix = f"{build_dir}/" if build_dir else ""
+        self._seen: dict[tuple[str | None, str, int | None], int | None] = {}
+        self.notes: list[str] = []
+
+    def crash(self, crash: Crash) -> Crash:
+        """Return the crash with source lines in its stack; frames that have one already stay as they are.
+
+        An inlined call comes as a frame of its own before the frame that it was inlined into.
+        """
+        if not crash.stack or any(frame.inline for frame in crash.stack):
+            return crash
+        exact = exact_frames(crash.text)
+        stack: list[Frame] = []
+        for frame in crash.stack:
+            is_exact = (frame.function, frame.offset) in exact
+            stack += self.frame(frame, exact=is_exact)
+            exact.discard((frame.function, frame.offset or 0))
+        return replace(crash, stack=tuple(stack))
+
+    def frame(self, frame: Frame, *, exact: bool = False) -> list[Frame]:
+        """Return a frame with its line, after those inlined into it; alone and unchanged where unknown.
+
+        ``exact`` says that the offset is that of the instruction itself, not of the one after a call.
+        """
+        if frame.file or frame.offset is None:
+            return [frame]
+        start = self._start(frame)
+        if start is None:
+            return [frame]
+        # The instruction before a return address is the call. A function that is entered at its first
+        # byte was not called from there.
+        address = start + frame.offset - (0 if exact or frame.offset == 0 else 1)
+        try:
+            places = self._files.program.source_location(address)
+        except LookupError:
+            self._note(f"{frame.function}: no line information")
+            return [frame]
+        return self._frames(frame, places)
+
+    def _frames(self, frame: Frame, places: drgn.SourceLocationList) -> list[Frame]:
+        found = []
+        for depth, place in enumerate(places):
+            file = self._path(place.filename, frame.module) if place.filename else None
+            line = place.line or None
+            if depth == len(places) - 1:
+                found.append(replace(frame, file=file, line=line))
+            else:
+                found.append(
+                    Frame(
+                        function=place.name() or "?",
+                        module=frame.module,
+                        file=file,
+                        line=line,
+                        inline=True,
+                        reliable=frame.reliable,
+                        context=frame.context,
+                    )
+                )
+        return found
+
+    def _path(self, path: str, module: str | None) -> str:
+        """Return a path as the source tree has it: assembly and some builds give absolute ones."""
+        short = path.removeprefix(self._prefix) if self._prefix else path
+        if module is None and (match := _TREE.match(short)):
+            short = match[1]
+        return short.removeprefix("./")
+
+    def _start(self, frame: Frame) -> int | None:
+        """Return the address of the function that a frame is in; None, with a note, where not known."""
+        key = (frame.module, frame.function, frame.size)
+        if key not in self._seen:
+            loaded = self._files.loaded(frame.module)
+            if loaded is None:
+                self._note_missing(frame)
+            self._seen[key] = self._find(frame, loaded) if loaded else None
+        return self._seen[key]
+
+    def _note_missing(self, frame: Frame) -> None:
+        what = f"module {frame.module}" if frame.module else "the kernel"
+        why = self._files.unusable.get(frame.module or "", "no file with debug information was given")
+        self._note(f"{what}: {why}")
+
+    def _find(self, frame: Frame, loaded: Loaded) -> int | None:
+        symbols = [
+            symbol
+            for symbol in self._files.program.symbols(frame.function)
+            if loaded.section_end(symbol.address) is not None
+        ]
+        if not symbols:
+            self._note(f"{frame.function}: not in {loaded.layout.path}")
+            return None
+        fitting: set[int] = {symbol.address for symbol in symbols if self._fits(symbol, frame, loaded)}
+        if len(fitting) == 1:
+            return fitting.pop()
+        if fitting:
+            self._note(
+                f"{frame.function}: {len(fitting)} functions of this name and size in {loaded.layout.path}"
+            )
+            return None
+        sizes = ", ".join(f"{symbol.size:#x}" for symbol in symbols)
+        self._note(
+            f"{frame.function}: {frame.size or 0:#x} bytes in the log, {sizes} in {loaded.layout.path}: "
+            "this is not the build that crashed"
+        )
+        return None
+
+    def _fits(self, symbol: drgn.Symbol, frame: Frame, loaded: Loaded) -> bool:
+        """Tell whether a symbol has the size that the log gives its function.
+
+        The kernel does not keep sizes: kallsyms takes a function to reach to the next symbol, or to the
+        end of its section, padding included.
+        """
+        # Labels within assembly have no size in the file, either.
+        if frame.size is None or frame.size == symbol.size or symbol.size == 0:
+            return True
+        if frame.size < symbol.size or (frame.offset or 0) > frame.size:
+            return False
+        end = symbol.address + frame.size
+        section_end = loaded.section_end(symbol.address)
+        if section_end is not None and end >= section_end:
+            return not self._code_between(symbol, section_end)
+        if any(other.address == end for other in self._files.program.symbols(end)):
+            return True
+        # A label without a size begins at the end: it is not found by its address, but padding goes to it.
+        return any(frame.size == symbol.size + -symbol.size % align for align in (16, 32, 64))
+
+    def _code_between(self, symbol: drgn.Symbol, section_end: int) -> bool:
+        """Tell whether another function lies between a symbol and the end of its section."""
+        step = symbol.address + symbol.size
+        step += -step % 16
+        return step < section_end and any(
+            step <= other.address < section_end for other in self._files.program.symbols(step)
+        )
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+
+def plain_name(function: str) -> str:
+    """Return a function's name without what the compiler added: ``f.isra.0`` is ``f``."""
+    return _CLONES.sub("", function)
+
+
+def symbolize_crash(
+    crash: Crash,
+    *,
+    vmlinux: Path | None = None,
+    modules: Path | Iterable[Path] | None = None,
+    build_dir: Path | None = None,
+    note: Callable[[str], None] = lambda _: None,
+) -> Crash:
+    """Return ``crash`` with the source lines of its frames, as far as they can be told.
+
+    ``modules`` are module files with debug information, or directories of them. ``build_dir`` is cut off
+    the front of paths. Where a line can't be told with certainty there is none, and ``note`` is told why.
+    Raises UserError where ``vmlinux`` can't be used or a place for modules does not exist.
+    """
+    places = () if modules is None else (modules,) if isinstance(modules, Path) else tuple(modules)
+    symbolizer = Symbolizer(vmlinux, places, build_dir)
+    found = symbolizer.crash(crash)
+    for text in symbolizer.notes:
+        note(text)
+    return found
