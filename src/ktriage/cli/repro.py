@@ -48,14 +48,14 @@ def positive(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``ktriage repro``."""
-    from ktriage.history import resolve
+    from ktriage.history.repository import Repository
     from ktriage.jobs.lab import open_lab
     from ktriage.jobs.repro import measure_rate
     from ktriage.trial import load_spec
 
     spec = load_spec(args.spec)
     repo = args.repo or (Path() if args.rev else None)
-    commit = resolve(repo, args.rev or "HEAD") if repo else None
+    commit = Repository(repo).resolve(args.rev or "HEAD") if repo else None
     out = args.out or Path("ktriage-out/repro")
     lab = open_lab(spec, out, repo=repo, restore=not args.boot, progress=say)
     rate = measure_rate(

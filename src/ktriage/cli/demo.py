@@ -1,0 +1,55 @@
+"""``ktriage demo``: the main job, on an example that comes with ktriage."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from ktriage.cli.repro import positive, print_json, say
+
+HELP = (
+    "Crash a real kernel in VMs, over a kernel module's history, and find the commit that did it.\n"
+    "Exit code 1: it was not found."
+)
+EXAMPLE = "ktriage demo --debuginfo"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``ktriage demo``."""
+    parser.add_argument(
+        "--out", type=Path, default=Path("ktriage-out/demo"), metavar="DIR", help="(ktriage-out/demo)"
+    )
+    parser.add_argument(
+        "--debuginfo", action="store_true", help="fetch the kernel's debug information (283 MB)"
+    )
+    parser.add_argument(
+        "--jobs", type=positive, default=min(2, os.cpu_count() or 1), metavar="N", help="VMs at a time"
+    )
+    parser.add_argument("--confidence", type=float, default=0.998, metavar="P", help="when to stop (0.998)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the bisection's choices (0)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``ktriage demo``."""
+    from rich.console import Console
+
+    from ktriage.bisect.types import Options
+    from ktriage.case.terminal import render_terminal
+    from ktriage.cli.bisect_view import make_view
+    from ktriage.jobs.demo import run_demo
+
+    options = Options(confidence=args.confidence, jobs=args.jobs, seed=args.seed)
+    with make_view() as view:
+        demo = run_demo(args.out, options=options, debuginfo=args.debuginfo, observer=view, progress=say)
+    if args.json:
+        print_json({**demo.answer.to_json(), "right": demo.right, "page": str(demo.conclusion.page)})
+    else:
+        console = Console()
+        console.print(render_terminal(demo.conclusion.case))
+        console.print(f"page: {demo.conclusion.page}")
+        console.print("This is the commit that was planted." if demo.right else "Another commit was planted.")
+    return 0 if demo.right else 1

@@ -1,0 +1,86 @@
+"""A bisection whose runs are trials in VMs on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from ktriage.bisect.drive import bisect, resume
+from ktriage.bisect.types import Answer, Log, Observer, Options
+from ktriage.errors import UserError
+from ktriage.history.repository import Repository
+from ktriage.jobs.lab import Lab, open_lab
+from ktriage.machine import kill_all
+from ktriage.trial import load_spec
+
+KIND = "vms"
+TRIALS = "trials"
+
+
+def bisect_in_vms(
+    spec: Path,
+    *,
+    repo: Path,
+    good: str,
+    bad: str,
+    directory: Path,
+    log: Path | None = None,
+    options: Options,
+    observer: Observer | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[Answer, Lab]:
+    """Find the commit that brought what ``spec`` hunts; return the answer and the laboratory it was found in.
+
+    ``directory`` gets the trials, each in a folder of its own, and, unless ``log`` names another place, the
+    log as bisection.jsonl. Raises UserError for what a person can mend, before anything runs.
+    """
+    repository = Repository(repo)
+    repository.range(repository.resolve(good), repository.resolve(bad), first_parent=options.first_parent)
+    lab = open_lab(load_spec(spec), directory / TRIALS, repo=repo, progress=progress)
+    call = {"kind": KIND, "spec": str(spec.resolve()), "directory": str(directory.resolve())}
+    options = replace(options, call=call)
+    log = log or directory / "bisection.jsonl"
+    with _threads(options.jobs) as pool:
+        return bisect(repo, good, bad, lab, pool, options, log, observer, kill_all), lab
+
+
+def resume_in_vms(
+    path: Path,
+    log: Log,
+    *,
+    jobs: int | None = None,
+    observer: Observer | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[Answer, Lab]:
+    """Go on with a bisection in VMs from its log at ``path``, which ``log`` was read from."""
+    lab = reopen(log, progress=progress)
+    with _threads(jobs or log.start.jobs) as pool:
+        return resume(path, lab, pool, observer, kill_all, jobs), lab
+
+
+def reopen(log: Log, *, debuginfo: bool = False, progress: Callable[[str], None] = lambda _: None) -> Lab:
+    """Return the laboratory that a bisection was made in; raises UserError where it was not one of VMs."""
+    call = log.start.call
+    if call.get("kind") != KIND:
+        raise UserError("this bisection did not run in VMs")
+    return open_lab(
+        load_spec(Path(call["spec"])),
+        Path(call["directory"]) / TRIALS,
+        repo=Path(log.start.repo),
+        debuginfo=debuginfo,
+        progress=progress,
+    )
+
+
+@contextmanager
+def _threads(jobs: int) -> Iterator[Executor]:
+    """Threads for VMs, each VM in its thread; whatever ends the block ends the VMs."""
+    pool = ThreadPoolExecutor(jobs, thread_name_prefix="trial")
+    try:
+        yield pool
+    finally:
+        kill_all()
+        pool.shutdown(wait=True, cancel_futures=True)

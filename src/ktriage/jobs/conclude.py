@@ -1,0 +1,206 @@
+"""From a finished bisection in VMs to all that is worth knowing of it: crash, vmcore, mail, page."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from ktriage.bisect.types import Answer, Log
+from ktriage.case.bisection import from_log
+from ktriage.case.page import render_page
+from ktriage.case.trials import load_outcome
+from ktriage.case.types import CaseFile, Change, Vmcore
+from ktriage.case.types import Commit as CaseCommit
+from ktriage.console.types import Crash
+from ktriage.errors import KtriageError
+from ktriage.history.repository import Repository
+from ktriage.jobs.lab import Lab
+from ktriage.jobs.mail import MailRequest, write_mail
+from ktriage.symbols.symbolize import symbolize_crash
+from ktriage.trial import Outcome
+
+TRIES = 16
+"""Runs of the culprit, at the most, for a vmcore of its crash: at 0.2 crashes a run 3 in 100 go without."""
+
+VMCORE_DIRECTORY = "culprit"
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """What was concluded, and the files that hold it."""
+
+    case: CaseFile
+    page: Path
+    mail: Path | None
+
+
+def conclude(
+    lab: Lab, log: Log, directory: Path, *, tries: int = TRIES, progress: Progress = lambda _: None
+) -> Conclusion:
+    """Catch the culprit's crash once more with a vmcore, read it, and write page and mail to ``directory``.
+
+    Without a culprit the page shows what is believed. Raises OSError where ``directory`` can't be written.
+    """
+    answer = log.end
+    culprit = answer.culprit if answer else None
+    outcome = catch(lab, culprit, tries, progress) if culprit else None
+    outcome = outcome or _kept(log, culprit)
+    crash = _symbolized(lab, culprit, outcome.crash, progress) if outcome and outcome.crash else None
+    mail = _mail(log, crash, directory, progress) if culprit else None
+    case = CaseFile(
+        title=_title(crash, outcome, log),
+        bisection=from_log(log, _commits(log)),
+        culprit=_change(log, culprit) if culprit else None,
+        crash=crash,
+        modules_before=outcome.modules_before if outcome else None,
+        modules_after=outcome.modules_after if outcome else None,
+        vmcore=_vmcore(lab, outcome, culprit, progress),
+        mail=mail.read_text(encoding="utf-8") if mail else None,
+        kernel=_kernel(lab),
+        created=datetime.now().astimezone().isoformat(timespec="seconds"),
+        trials=str(lab.directory),
+        log=_log_path(answer),
+        commands=_commands(lab, log, culprit),
+    )
+    page = directory / "index.html"
+    page.write_text(render_page(case), encoding="utf-8")
+    return Conclusion(case, page, mail)
+
+
+def catch(lab: Lab, commit: str, tries: int, progress: Progress = lambda _: None) -> Outcome | None:
+    """Run a revision until the hunted crash shows and its memory is dumped; None after ``tries`` runs."""
+    place = lab.directory / VMCORE_DIRECTORY
+    for number in range(1, tries + 1):
+        progress(f"running the culprit for a vmcore ({number} of at most {tries})")
+        outcome, _ = lab.trial(VMCORE_DIRECTORY, commit, vmcore="crashed")
+        if outcome.hunted:
+            return outcome
+        shutil.rmtree(place, ignore_errors=True)
+    return None
+
+
+def _kept(log: Log, culprit: str | None) -> Outcome | None:
+    """Return the outcome of a run that crashed: the culprit's where there is one, else any."""
+    runs = [run for run in log.runs if run.outcome == "crashed" and run.where and not run.patches]
+    for run in sorted(runs, key=lambda run: run.commit != culprit):
+        try:
+            return load_outcome(Path(run.where or ""))
+        except KtriageError:
+            continue
+    return None
+
+
+def _symbolized(lab: Lab, commit: str | None, crash: Crash, progress: Progress) -> Crash:
+    build = lab.build(commit)
+    kernel = lab.bench.kernel
+    if kernel.vmlinux is None and (build is None or build.module is None):
+        return crash
+    try:
+        return symbolize_crash(
+            crash,
+            vmlinux=kernel.vmlinux,
+            modules=[build.module] if build and build.module else None,
+            note=progress,
+        )
+    except KtriageError as error:
+        progress(f"no source lines: {error}")
+        return crash
+
+
+def _title(crash: Crash | None, outcome: Outcome | None, log: Log) -> str:
+    title = (crash.title if crash else None) or (outcome.title if outcome else None)
+    return title or next((run.title for run in log.runs if run.title), None) or "a crash"
+
+
+def _commits(log: Log) -> list[CaseCommit] | None:
+    if not log.start.commits:
+        return None
+    repository = Repository(Path(log.start.repo))
+    commits = []
+    for commit, parents in zip(log.start.commits, log.start.parents, strict=True):
+        told = repository.commit(commit)
+        commits.append(CaseCommit(commit, told.subject, told.author, told.date, tuple(parents)))
+    return commits
+
+
+def _change(log: Log, culprit: str) -> Change:
+    repository = Repository(Path(log.start.repo))
+    told = repository.commit(culprit)
+    name, _, _ = told.author.partition(" <")
+    return Change(
+        culprit,
+        told.subject,
+        name,
+        told.email,
+        told.date,
+        f"{told.subject}\n\n{told.body}",
+        repository.diff(culprit),
+    )
+
+
+def _vmcore(lab: Lab, outcome: Outcome | None, culprit: str | None, progress: Progress) -> Vmcore | None:
+    if outcome is None or outcome.vmcore is None:
+        return None
+    path = Path(outcome.vmcore)
+    table, kernel = lab.bench.spec.module, lab.bench.kernel
+    name = table.name if table else None
+    size = path.stat().st_size
+    if kernel.vmlinux is None:
+        package = f"{kernel.package}-dbg" if kernel.package else "a vmlinux with debug information"
+        return Vmcore(str(path), size, name, note=f"to read it, {package} is needed: make demo DEBUGINFO=1")
+    from ktriage.dump import module_states, open_vmcore
+
+    build = lab.build(culprit)
+    progress("reading the vmcore")
+    try:
+        program = open_vmcore(path, kernel.vmlinux, build.module.parent if build and build.module else None)
+        return Vmcore(str(path), size, name, modules=tuple(module_states(program)))
+    except KtriageError as error:
+        return Vmcore(str(path), size, name, note=f"it could not be read: {error}")
+
+
+def _mail(log: Log, crash: Crash | None, directory: Path, progress: Progress) -> Path | None:
+    try:
+        text, _ = write_mail(MailRequest(log=log, repo=Path(log.start.repo), crash=crash))
+    except KtriageError as error:
+        progress(f"no mail: {error}")
+        return None
+    path = directory / "mail.eml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _kernel(lab: Lab) -> str:
+    kernel = lab.bench.kernel
+    version = f" ({kernel.package} {kernel.version})" if kernel.package else ""
+    return f"{kernel.release}{version}, {lab.bench.guest.hardware.accel.upper()}"
+
+
+def _log_path(answer: Answer | None) -> str | None:
+    return answer.log if answer else None
+
+
+def _commands(lab: Lab, log: Log, culprit: str | None) -> tuple[tuple[str, str], ...]:
+    spec = log.start.call.get("spec", "ktriage.toml")
+    revision = culprit or log.start.bad
+    commands = [
+        (
+            f"ktriage repro run {spec} --repo {log.start.repo} --rev {revision[:12]} -n 10",
+            "run the reproducer ten times and tell its crash rate",
+        )
+    ]
+    if log.end and log.end.log:
+        commands.append(
+            (f"ktriage bisect replay {log.end.log}", "go through the bisection again, run by run")
+        )
+        commands.append((f"ktriage mail --log {log.end.log}", "write the mail anew"))
+    vmlinux = lab.bench.kernel.vmlinux
+    core = lab.directory / VMCORE_DIRECTORY / "vmcore"
+    if vmlinux and core.exists():
+        commands.append((f"ktriage dump show {core} --vmlinux {vmlinux} modules", "read the vmcore"))
+    return tuple(commands)

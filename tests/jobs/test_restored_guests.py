@@ -1,0 +1,61 @@
+"""Restored guests must be no copies of one another's luck."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from scipy.stats import fisher_exact
+
+from ktriage.jobs.demo import example_folder, make_repository
+from ktriage.jobs.lab import open_lab
+from ktriage.jobs.repro import Rate, measure_rate
+from ktriage.trial import load_spec
+
+RUNS = 24
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return the example's history, with its place under ``repo``."""
+    place = tmp_path_factory.mktemp("history") / "repo"
+    return {**make_repository(example_folder(), place), "repo": str(place)}
+
+
+def rate(history: dict[str, str], place: Path, *, restore: bool, runs: int = RUNS) -> Rate:
+    spec = load_spec(example_folder() / "ktriage.toml")
+    lab = open_lab(spec, place, repo=Path(history["repo"]), restore=restore)
+    return measure_rate(lab, runs, commit=history["culprit"], jobs=2)
+
+
+@pytest.mark.vm
+def test_restored_guests_crash_as_often_as_booted_ones(history: dict[str, str], tmp_path: Path) -> None:
+    restored = rate(history, tmp_path / "restored", restore=True)
+    booted = rate(history, tmp_path / "booted", restore=False)
+    print(f"restored {restored.rate} {restored.interval}, booted {booted.rate} {booted.interval}")
+    assert restored.outcomes.get("infra", 0) + booted.outcomes.get("infra", 0) <= 2
+    # Neither always nor never: each guest draws its own luck.
+    assert 0 < restored.outcomes["crashed"] < restored.runs
+    assert restored.interval[0] <= booted.interval[1]
+    assert booted.interval[0] <= restored.interval[1]
+    table = [[r.outcomes.get("crashed", 0), r.outcomes.get("ok", 0)] for r in (restored, booted)]
+    assert fisher_exact(table).pvalue > 0.001
+
+
+@pytest.mark.vm
+def test_repro_run_as_a_person_would(history: dict[str, str], tmp_path: Path) -> None:
+    spec = example_folder() / "ktriage.toml"
+    command = [sys.executable, "-m", "ktriage", "repro", "run", str(spec), "-n", "3", "--out", str(tmp_path)]
+    good = subprocess.run(
+        [*command, "--repo", history["repo"], "--rev", history["good"]], capture_output=True, text=True
+    )
+    assert good.returncode == 1, good.stderr
+    assert "crash rate 0%" in good.stdout
+    wrong = subprocess.run(
+        [*command, "--repo", history["repo"], "--rev", "nothing"], capture_output=True, text=True
+    )
+    assert wrong.returncode == 2
+    assert wrong.stderr.count("\n") == 1
+    assert "unknown revision 'nothing'" in wrong.stderr
