@@ -14,7 +14,7 @@ from ktriage.console.lines import Lines
 from ktriage.console.titles import clean
 from ktriage.console.types import Flood
 
-STRETCH = 1 << 20
+STRETCH = 2 << 20
 LEAST = 500
 """Fewer lines than this are no flood."""
 _SAMPLES = 24

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from itertools import accumulate
 
 from ktriage.console.wrappings import Unwrap, rejoined
 
@@ -17,11 +18,12 @@ NO_PREFIX = ""
 NO_CALLER = "console"
 """The context of lines that have a time, but no caller."""
 
-_STAMP = re.compile(r"(?:<[0-9]+>)?\[ *[0-9]+\.[0-9]+\](\[ *[CT][0-9]+\])? ", re.ASCII)
+_STAMP = r"(?:<[0-9]+>)?\[ *[0-9]+\.[0-9]+\](\[ *[CT][0-9]+\])? "
+# Stamp, caller, text of every line at once: a third of the time of a match for each.
+_COLUMNS = re.compile(rf"^({_STAMP})?(.*)", re.ASCII | re.MULTILINE)
 # After a login prompt, or after a ring buffer that overflowed, the stamp stands inside the line.
-_LATE_STAMP = re.compile(
-    r"(?:\*\* [0-9]+ printk messages dropped \*\* )?(?:.* login: )?" + _STAMP.pattern, re.ASCII
-)
+_LATE_STAMP = re.compile(rf"(?:\*\* [0-9]+ printk messages dropped \*\* )?(?:.* login: )?{_STAMP}", re.ASCII)
+_LATE = (" login: ", "printk messages dropped")
 LONGEST = 2048
 """Longer lines are read up to here; the kernel's own records are shorter (PRINTK_MESSAGE_MAX, v6.4)."""
 _UNRELIABLE = " (unreliable)"
@@ -49,49 +51,58 @@ class Lines:
 
     def __init__(self, text: str, unwrap: Unwrap | None = None) -> None:
         self.raw = text.split("\n")
-        if self.raw and not self.raw[-1]:
+        if not self.raw[-1]:
             self.raw.pop()
-        self.starts: list[int] = []
-        self.contexts: list[str] = []
-        self.texts: list[str] = []
-        self.doubtful: list[bool] = []
-        position = 0
-        for raw in self.raw:
-            self.starts.append(position)
-            position += len(raw) + 1
-            line = raw if len(raw) <= LONGEST else raw[:LONGEST]
-            if "\r" in line:
-                line = line.replace("\r", "")
-            self._add(unwrap(line) if unwrap else line)
-        if unwrap:
+        self.starts = list(accumulate(map(len, self.raw), lambda at, length: at + length + 1, initial=0))
+        if "\r" in text:
+            text = text.replace("\r", "")
+        if unwrap is not None:
+            text = "\n".join(unwrap(line) for line in text.split("\n"))
+        columns = _COLUMNS.findall(text)[: len(self.raw)]
+        self.contexts: list[str] = [
+            caller or (NO_CALLER if stamp else NO_PREFIX) for stamp, caller, _ in columns
+        ]
+        self.texts: list[str] = [line for _, _, line in columns]
+        if any(mark in text for mark in _LATE):
+            self._find_late_stamps()
+        if unwrap is not None:
             rejoined(self.texts, [context != NO_PREFIX for context in self.contexts])
+        self._cut()
+        self.doubtful = [False] * len(self.texts)
+        if " ? " in text or _UNRELIABLE in text:
+            self._find_doubtful()
 
     def __len__(self) -> int:
         return len(self.raw)
 
-    def _add(self, raw: str) -> None:
-        match = _STAMP.match(raw) if " login: " not in raw else _LATE_STAMP.match(raw)
-        if match is None and "printk messages dropped" in raw:
+    def _find_late_stamps(self) -> None:
+        for index, text in enumerate(self.texts):
+            if not any(mark in text for mark in _LATE):
+                continue
+            raw = self.raw[index][:LONGEST].replace("\r", "")
             match = _LATE_STAMP.match(raw)
-        if match is None:
-            self.contexts.append(NO_PREFIX)
-            self.texts.append(raw)
-            self.doubtful.append(False)
-            return
-        text = raw[raw.index("] ") + 2 :]
-        doubtful = False
-        if " ? " in text:
-            if "<EOI>" not in text:
-                text, doubtful = text[text.index(" ? ") + 2 :], True
-        elif text.endswith(_UNRELIABLE):
-            text, doubtful = text[: -len(_UNRELIABLE)], True
-        self.contexts.append(match[1] or NO_CALLER)
-        self.texts.append(text)
-        self.doubtful.append(doubtful)
+            if match is not None:
+                self.contexts[index] = match[1] or NO_CALLER
+                self.texts[index] = raw[raw.index("] ") + 2 :]
+
+    def _cut(self) -> None:
+        for index, text in enumerate(self.texts):
+            if len(text) > LONGEST:
+                self.texts[index] = text[:LONGEST]
+
+    def _find_doubtful(self) -> None:
+        for index, text in enumerate(self.texts):
+            if self.contexts[index] == NO_PREFIX:
+                continue
+            if " ? " in text:
+                if "<EOI>" not in text:
+                    self.texts[index], self.doubtful[index] = text[text.index(" ? ") + 2 :], True
+            elif text.endswith(_UNRELIABLE):
+                self.texts[index], self.doubtful[index] = text[: -len(_UNRELIABLE)], True
 
     def at(self, offset: int) -> int:
         """Return the index of the line that ``offset`` is in."""
-        return bisect_right(self.starts, offset) - 1
+        return min(bisect_right(self.starts, offset), len(self.raw)) - 1
 
     def end(self, index: int) -> int:
         """Return the offset of the end of line ``index``, before its line end."""

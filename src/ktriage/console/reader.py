@@ -22,13 +22,16 @@ from ktriage.console.scan import candidates
 from ktriage.console.types import Crash, Flood
 
 SILENCE = 64 << 10
-"""So many bytes without a header end a region; so many before its first header belong to it."""
+"""So many bytes without a header end a region."""
+LOOK_BACK = 16 << 10
+"""So many bytes before a region's first header are read too: they say what led to it."""
 LONGEST_REGION = 1 << 20
 WHOLE = 256 << 10
 """A log of up to this size is one region."""
 LONGEST_LINE = 1 << 20
 CHUNK = 4 << 20
 
+_LARGE = 256 << 10
 _COUNT_SLOWLY = 64 << 20
 
 Finding = Crash | Flood
@@ -47,7 +50,7 @@ class LineCounter:
             return data.count(b"\n", start, end)
         import numpy as np
 
-        block = 1 << 16
+        block = 1 << 18
         array = np.frombuffer(data, dtype=np.uint8)
         return sum(
             int(np.count_nonzero(array[at : min(at + block, end)] == 0x0A)) for at in range(start, end, block)
@@ -79,6 +82,8 @@ class Reader:
 
     def feed(self, chunk: bytes) -> list[Finding]:
         """Read on."""
+        if self._pass(chunk):
+            return []
         self._buffer += chunk
         found, keep = self._process(self._buffer, final=False)
         if keep > self._base:
@@ -86,6 +91,24 @@ class Reader:
             del self._buffer[: keep - self._base]
             self._base = keep
         return found
+
+    def _pass(self, chunk: bytes) -> bool:
+        """Return whether ``chunk`` is large and has no header in it; if so, it has been read, uncopied."""
+        border, end = chunk.find(b"\n") + 1, chunk.rfind(b"\n") + 1
+        if self._headers or len(chunk) < _LARGE or not border or len(chunk) - end > LOOK_BACK:
+            return False
+        seam = bytes(self._buffer[self._scanned - self._base :]) + chunk[:border]
+        if candidates(seam) or candidates(memoryview(chunk)[border:end]):
+            return False
+        start = self._base + len(self._buffer)
+        lines = self._line + self._lines.count(self._buffer, 0, len(self._buffer))
+        if self._floods:
+            self._floods.look(chunk, 0, end, start, lines)
+        keep = end - LOOK_BACK
+        self._line = lines + self._lines.count(chunk, 0, keep)
+        self._base, self._scanned = start + keep, start + end
+        self._buffer = bytearray(chunk[keep:])
+        return True
 
     def flush(self) -> list[Finding]:
         """Return what is being read as if the log ended here; reading may go on after it."""
@@ -128,7 +151,7 @@ class Reader:
             line += self._lines.count(data, counted - self._base, start - self._base)
             counted = start
             found += self._region(data, start, until, min(stop, end), line)
-        return found, max(self._base, end - SILENCE)
+        return found, max(self._base, end - LOOK_BACK)
 
     def _last_line_end(self, data: bytes | bytearray) -> int:
         end = self._base + data.rfind(b"\n") + 1
@@ -162,7 +185,7 @@ class Reader:
                 until = header
                 break
             last = header
-        at = max(first - SILENCE, self._base) - self._base
+        at = max(first - LOOK_BACK, self._base) - self._base
         if at:
             newline = data.find(b"\n", at, first - self._base)
             at = newline + 1 if newline >= 0 else first - self._base

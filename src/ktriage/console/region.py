@@ -42,16 +42,9 @@ _SUPPRESSED = re.compile(
     r"|INIT: PANIC: segmentation violation!|\*\*\* stack smashing detected \*\*\*: terminated"
 )
 _SUPPRESSED_WORDS = (
-    "SIGBUS",
-    "emory",
-    "executor",
-    "temp dir",
-    "newosproc",
-    "INIT: P",
-    "smashing",
-    "sshd",
-    "fatal e",
-)
+    "SIGBUS", "annot allocate memory", "ut of memory", "executor", "temp dir", "newosproc",
+    "INIT: PANIC", "smashing", "sshd", "fatal error: unexp",
+)  # fmt: skip
 # A virtual machine's console that hung up, mostly right after a panic: what came last is lost.
 _HUNG_UP = "serialport: VM disconnected."
 
@@ -71,6 +64,24 @@ class Report:
     def text(self) -> str:
         """Return the report as text, every line ended."""
         return "".join(f"{line}\n" for line in (*self.prefix, *self.lines))
+
+
+def _places(text: str, words: tuple[str, ...]) -> Iterator[int]:
+    """Yield where ``words`` stand in ``text``: far faster than a pattern of them."""
+    for word in words:
+        at = text.find(word)
+        while at >= 0:
+            yield at
+            at = text.find(word, at + len(word))
+
+
+def _suppressed(text: str) -> bool:
+    for at in _places(text, _SUPPRESSED_WORDS):
+        start, end = text.rfind("\n", 0, at) + 1, text.find("\n", at)
+        line = text[max(start, at - LONGEST) : min(end if end >= 0 else len(text), at + LONGEST)]
+        if _SUPPRESSED.search(line):
+            return True
+    return False
 
 
 def _wrapping(text: str, candidates: list[int]) -> Unwrap | None:
@@ -103,15 +114,16 @@ class Region:
         self.lines = Lines(text, _wrapping(text, candidates))
         self.headers = self._headers(candidates)
         self.until = len(text) if until is None else until
-        self.suppressed = any(word in text for word in _SUPPRESSED_WORDS) and bool(_SUPPRESSED.search(text))
+        self.suppressed = _suppressed(text)
         self.hung_up = _HUNG_UP in text
         self.last_panic = text.rfind(PANIC)
         self._last_header = max(self.headers, default=0)
         self._announced: set[str] = set()
         self._breaks = self._find_breaks()
         self._by_context: dict[str, list[int]] = defaultdict(list)
+        doubtful = self.lines.doubtful
         for index, context in enumerate(self.lines.contexts):
-            if not self.lines.doubtful[index]:
+            if not doubtful[index]:
                 self._by_context[context].append(index)
         # Where every other line is a header, no report can have all the lines after it and the whole be
         # linear: each may then read so many, the first of a region all.
@@ -129,7 +141,7 @@ class Region:
         """Return the lines where another report begins, whatever the caller."""
         texts = self.lines.texts
         breaks = {index for index in self.headers if not PART.search(texts[index])}
-        breaks.update(self.lines.at(match.start()) for match in INFORMATION.finditer(self.text))
+        breaks.update(self.lines.at(offset) for offset in _places(self.text, INFORMATION))
         return sorted(breaks)
 
     def crashes(self) -> Iterator[tuple[Crash, float | None]]:

@@ -103,8 +103,10 @@ CONTINUES = compiled(
 )
 
 # No crash, but printed with a stack: in the middle of a report, it may have given its frames to it.
-INFORMATION = compiled(
-    "vmalloc: allocation failure:|FAULT_INJECTION: forcing a failure|FAULT_FLAG_ALLOW_RETRY missing"
+INFORMATION = (
+    "vmalloc: allocation failure:",
+    "FAULT_INJECTION: forcing a failure",
+    "FAULT_FLAG_ALLOW_RETRY missing",
 )
 
 
