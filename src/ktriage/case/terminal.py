@@ -132,8 +132,8 @@ def _frame(frame: Frame) -> tuple[Text, Text]:
     return name, Text(place + (" (inline)" if frame.inline else ""), "dim")
 
 
-def render_crash(crash: Crash) -> RenderableType:
-    """Return a crash's title and its reliable frames with their source lines."""
+def render_crash(crash: Crash, times: int = 1) -> RenderableType:
+    """Return a crash's title, how often it was seen, and its reliable frames with their source lines."""
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -141,8 +141,9 @@ def render_crash(crash: Crash) -> RenderableType:
     for frame in frames[:MOST_FRAMES]:
         table.add_row(*_frame(frame))
     more = len(frames) - MOST_FRAMES
-    tail = Text(f"  and {text.plural(more, 'frame')} more", "dim") if more > 0 else Text()
-    return Group(Text(text.clean(crash.title), "red"), Padding(table, (0, 0, 0, 2)), tail)
+    tail = [Text(f"  and {text.plural(more, 'frame')} more", "dim")] if more > 0 else []
+    title = Text(text.clean(crash.title), "red").append(f", {times} times" if times > 1 else "", "default")
+    return Group(title, Padding(table, (0, 0, 0, 2), expand=False), *tail)
 
 
 def _modules(case: CaseFile) -> RenderableType:

@@ -114,7 +114,8 @@ def _build_id(elf: ELFFile) -> str | None:
         if not isinstance(section, NoteSection):
             continue
         for note in section.iter_notes():
-            if note["n_type"] == "NT_GNU_BUILD_ID":
+            # Xen's notes in a vmlinux use the same number.
+            if note["n_name"] == "GNU" and note["n_type"] == "NT_GNU_BUILD_ID":
                 return str(note["n_desc"])
     return None
 

@@ -1,0 +1,162 @@
+"""``ktriage dump``: what a vmcore tells."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ktriage.cli import Parser
+
+if TYPE_CHECKING:
+    import argparse
+
+    from rich.console import Console
+
+    from ktriage.console.types import Crash
+    from ktriage.dump.core import Vmcore
+    from ktriage.dump.types import ModuleState
+
+HELP = "Read a vmcore: what it is of, the crashes in its log, the modules and their reference counts."
+EXAMPLE = "ktriage dump show vmcore --vmlinux /usr/lib/debug/boot/vmlinux-6.1.0-18-amd64 modules"
+
+REPORTS = ("summary", "modules", "log")
+
+
+class _Intermixed(Parser):
+    """A parser that takes the report's name after options, too."""
+
+    _inside = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # noqa: ANN401 (argparse's own)
+        if self._inside:
+            return super().parse_known_args(args, namespace)
+        self._inside = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._inside = False
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Intermixed)
+    show = verbs.add_parser("show", help="print a report about a dump", description=HELP)
+    show.add_argument("vmcore", metavar="VMCORE", type=Path, help="ELF or kdump-compressed dump")
+    show.add_argument("report", nargs="?", choices=REPORTS, default="summary", help="what to print (summary)")
+    show.add_argument("--vmlinux", metavar="FILE", type=Path, help="the kernel with debug information")
+    show.add_argument(
+        "--modules", metavar="DIR", type=Path, action="append", default=[],
+        help="module file, or folder of them, with debug information",
+    )  # fmt: skip
+    show.add_argument("--json", action="store_true", help="print JSON Lines")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``ktriage dump``."""
+    from ktriage.dump.core import open_vmcore
+
+    core = open_vmcore(args.vmcore, args.vmlinux, args.modules)
+    {"summary": _summary, "modules": _modules, "log": _log}[args.report](core, args)
+    for note in core.notes:
+        sys.stderr.write(f"ktriage dump: {note}\n")
+    return 0
+
+
+def _print(data: object) -> None:
+    sys.stdout.write(json.dumps(data) + "\n")
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    # Where the output goes to a file or a pipe, lines are as long as they are.
+    return Console(
+        highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 200
+    )
+
+
+def _summary(core: Vmcore, args: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    from rich.text import Text
+
+    from ktriage.case.terminal import render_crash
+    from ktriage.case.text import clean, duration, plural, size
+    from ktriage.dump.summary import summarize
+    from ktriage.symbols.symbolize import Symbolizer
+
+    summary, crashes, _ = summarize(core)
+    kernel = core.program.main_module().debug_file_path
+    symbolizer = Symbolizer(Path(kernel) if kernel else args.vmlinux, args.modules)
+    crashes = [replace(symbolizer.crash(crash), source=summary.path) for crash in crashes]
+    core.notes += symbolizer.notes
+    if args.json:
+        _print(summary.to_json())
+        for crash in crashes:
+            _print(crash.to_json())
+        return
+    console = _console()
+    up = duration(summary.seconds) if summary.seconds is not None else "unknown"
+    for name, value in (
+        ("kernel", f"Linux {summary.release} {summary.machine}, {summary.version}"),
+        ("host", summary.hostname),
+        ("up", up),
+        (
+            "machine",
+            f"{plural(summary.cpus, 'CPU')}, {size(summary.memory)}, {plural(summary.tasks, 'task')}",
+        ),
+        ("taints", summary.taints.strip() or "none"),
+        ("panic", summary.panic or "none: the kernel was dumped while it ran"),
+    ):
+        console.print(Text(f"{name:<8} ", "dim").append(clean(value), "default"))
+    groups: dict[object, list[Crash]] = {}
+    for crash in crashes:
+        groups.setdefault((crash.title, crash.stack), []).append(crash)
+    for same in groups.values():
+        console.print()
+        console.print(render_crash(same[0], len(same)))
+    if not crashes:
+        console.print("\nno crash in the kernel's log")
+
+
+def _modules(core: Vmcore, args: argparse.Namespace) -> None:
+    from rich.table import Table
+
+    from ktriage.dump.modules import all_modules
+
+    modules, notes = all_modules(core.program)
+    core.notes += notes
+    if args.json:
+        for module in modules:
+            _print(module.to_json())
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("module", "size", "count", "stored", "state", "taints", "core", "used by"):
+        right = name in ("size", "count", "stored")
+        table.add_column(name, justify="right" if right else "left", no_wrap=name != "used by")
+    for module in modules:
+        below = module.refcnt is not None and module.refcnt < 0
+        table.add_row(*_row(module), style="bold red" if below else "")
+    _console().print(table)
+
+
+def _row(module: ModuleState) -> tuple[str, ...]:
+    from ktriage.case.text import clean
+
+    start = next((start for name, start, _ in module.ranges if name in ("core", "text")), 0)
+    counts = ("-", "-") if module.refcnt is None else (str(module.refcnt), str(module.refcnt_raw))
+    users = clean(", ".join(module.users))
+    return (clean(module.name), str(module.size), *counts, module.state, module.taints, f"{start:#x}", users)
+
+
+def _log(core: Vmcore, args: argparse.Namespace) -> None:
+    from ktriage.dump.log import log_text, read_log
+
+    lines = read_log(core.program)
+    if args.json:
+        for line in lines:
+            _print(line.to_json())
+        return
+    sys.stdout.write(log_text(lines))
