@@ -1,0 +1,161 @@
+"""Worktrees that belong to one process, and that go away with it whatever becomes of it.
+
+A process that is killed can't tidy up. So each session's worktrees lie in a folder of their own, beside a
+file that the session holds a lock on for as long as it lives; whoever opens the same repository next removes
+the folders whose lock is free. The user's checkout, index and branches are never touched.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ktriage.errors import MachineryError, UserError
+from ktriage.history.git import GitError, git
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ktriage.history.repository import Repository
+
+
+def cache_directory() -> Path:
+    """Return where worktrees lie unless told otherwise: the XDG cache directory's ``ktriage/worktrees``."""
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(home) / "ktriage" / "worktrees"
+
+
+class Worktrees:
+    """Makes worktrees of a repository and removes them when it is closed.
+
+    Opening it removes what dead sessions left behind.
+    """
+
+    def __init__(self, repository: Repository, root: Path | None = None) -> None:
+        self.repository = repository
+        name = hashlib.sha256(str(repository.common).encode()).hexdigest()[:16]
+        self._home = (root or cache_directory()) / name
+        self._home.mkdir(parents=True, exist_ok=True)
+        self.pruned = self._prune()
+        self.session = uuid.uuid4().hex[:12]
+        self._lock = _lock(self._home / f"{self.session}.lock", create=True)
+        self.path = self._home / self.session
+        self.path.mkdir()
+
+    def __enter__(self) -> Worktrees:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def add(self, name: str, commit: str) -> Path:
+        """Make the worktree ``name`` with ``commit`` checked out, and return where it is."""
+        path = self.path / name
+        git(self.repository.path, "worktree", "add", "--quiet", "--force", "--detach", str(path), commit)
+        return path
+
+    def copy(self, source: Path, name: str) -> Path:
+        """Make the worktree ``name`` as a copy of another one, with all that was built in it."""
+        head = git(source, "rev-parse", "HEAD").strip()
+        path = self.path / name
+        git(self.repository.path, *("worktree", "add", "--quiet", "--force", "--detach", "--no-checkout"),
+            str(path), head)  # fmt: skip
+        for entry in source.iterdir():
+            if entry.name == ".git":
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.copytree(entry, path / entry.name, symlinks=True)
+            else:
+                shutil.copy2(entry, path / entry.name, follow_symlinks=False)
+        git(path, "reset", "--quiet")
+        return path
+
+    def switch(self, path: Path, commit: str) -> None:
+        """Check ``commit`` out in a worktree made here. Files that git does not know of stay."""
+        git(path, "checkout", "--quiet", "--force", "--detach", commit)
+
+    def apply(self, path: Path, patch: str) -> None:
+        """Apply a patch's text in a worktree. Raises ``UserError`` where it does not apply."""
+        try:
+            git(path, "apply", "--whitespace=nowarn", "-", stdin=patch)
+        except GitError as error:
+            raise UserError(f"the patch does not apply: {error.message}") from error
+
+    def revert_patch(self, commit: str, on: str) -> str | None:
+        """Return the patch that undoes ``commit`` on top of ``on``, None where it does not revert cleanly
+        or changes nothing.
+        """  # noqa: D205 (one sentence)
+        path = self.add(f"revert-{uuid.uuid4().hex[:8]}", on)
+        try:
+            parents = git(path, "rev-list", "--parents", "-n1", commit).split()[1:]
+            mainline = ["-m", "1"] if len(parents) > 1 else []
+            git(path, "revert", "--no-commit", *mainline, commit)
+            return git(path, "diff", "--cached", "--binary", "HEAD") or None
+        except GitError:
+            return None
+        finally:
+            self.remove(path)
+
+    def remove(self, path: Path) -> None:
+        """Remove a worktree made here, with all that is in it."""
+        _remove(self.repository, path)
+
+    def close(self) -> None:
+        """Remove all worktrees of this session."""
+        if self._lock >= 0:
+            _remove_session(self.repository, self.path)
+            self.path.with_suffix(".lock").unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = -1
+
+    def _prune(self) -> int:
+        """Remove the worktrees of sessions that are dead, and return how many sessions that were."""
+        count = 0
+        for file in self._home.glob("*.lock"):
+            try:
+                lock = _lock(file, create=False)
+            except (BlockingIOError, FileNotFoundError):
+                continue  # it lives, or someone else was faster
+            _remove_session(self.repository, file.with_suffix(""))
+            file.unlink(missing_ok=True)
+            os.close(lock)
+            count += 1
+        return count
+
+
+def _lock(path: Path, *, create: bool) -> int:
+    """Open and lock a file. Raises ``BlockingIOError`` where someone else holds it."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if create else 0), 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _remove_session(repository: Repository, path: Path) -> None:
+    if path.is_dir():
+        for worktree in path.iterdir():
+            _remove(repository, worktree)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove(repository: Repository, path: Path) -> None:
+    # "worktree prune" would do, but might take worktrees of the user's that are not mounted just now.
+    for _ in range(2):
+        try:
+            git(repository.path, "worktree", "remove", "--force", "--force", str(path))
+            break
+        except GitError:
+            # Killed half way through "worktree add", it is neither whole nor gone. git removes both.
+            shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        raise MachineryError(f"{path}: this worktree can't be removed", path=str(path))
