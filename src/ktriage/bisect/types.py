@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
-from ktriage.words import OutcomeKind  # noqa: TC001 (read_log evaluates the annotations)
+from ktriage.words import OutcomeKind
 
 Verdict = Literal["culprit", "candidates", "not-in-range", "inconclusive"]
 Purpose = Literal["search", "verify"]

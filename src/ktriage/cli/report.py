@@ -179,7 +179,10 @@ def _count(crash: Crash) -> list[str]:
 
 
 def _locks(crash: Crash) -> Iterator[tuple[str, str]]:
+    wanted = {lock.address for lock in crash.locks if lock.wanted}
     for lock in crash.locks:
+        if crash.type == "HANG" and lock.address not in wanted:
+            continue  # the locks of everybody else
         who = f"{lock.task}/{lock.pid}" if lock.task else "nobody"
         yield ("wants" if lock.wanted else "holds"), f"{who}: {lock.name} in {lock.function}"
 

@@ -1,0 +1,256 @@
+"""The belief over culprits.
+
+Candidates are the commits of a graph; number 0 stands for "already in the good revision" and is an ancestor
+of all. One more hypothesis, "nowhere", is in no revision at all. A run at revision v says something about
+candidate c only through whether c is v or an ancestor of it, so candidates that sit alike in all revisions
+tested so far form one class and share a likelihood: all that depends on the runs is worked out for classes,
+of which there are few, and only the last step goes over all commits.
+
+The rates of crashes with and without the culprit are integrated out (Beta-binomial), and so is which other
+titles are the hunted bug.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import logsumexp, xlogy
+
+from ktriage.bisect.titles import mixture, stretches
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from ktriage.bisect.priors import Priors
+    from ktriage.bisect.sums import AncestorSums
+
+    Floats = NDArray[np.float64]
+    Bools = NDArray[np.bool_]
+
+_LN2 = float(np.log(2))
+# So many titles are weighed together, in all combinations; rarer ones only hide results.
+_TITLES = 5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """The belief at one moment.
+
+    ``weights`` has the probability of each commit, ``nowhere`` that of none. ``with_culprit`` and
+    ``without`` are the chance of a crash in the next run, by class of candidates, at a revision that has
+    the candidate and at one that has not. ``hunted`` is, by title, the chance that it is the hunted bug.
+    """
+
+    weights: Floats
+    nowhere: float
+    with_culprit: Floats
+    without: Floats
+    hunted: dict[str, float]
+
+    @property
+    def entropy(self) -> float:
+        """What is unknown of the culprit, in bits."""
+        return float(-(xlogy(self.weights, self.weights).sum() + xlogy(self.nowhere, self.nowhere)) / _LN2)
+
+
+class Posterior:
+    """Runs at revisions, and what they say of every commit.
+
+    ``prior`` has each commit's share of what ``priors`` leaves for the commits in the range; its entry 0 is
+    not looked at.
+    """
+
+    def __init__(self, sums: AncestorSums, priors: Priors, prior: Floats | None = None) -> None:
+        self.sums = sums
+        self.priors = priors
+        self._excluded: Bools = np.zeros(sums.n, dtype=bool)
+        self._share: Floats = np.ones(sums.n)
+        self.reweigh(np.ones(sums.n) if prior is None else prior)
+        self.tested: list[int] = []
+        self.titles: list[str] = []
+        self.likeness: dict[str, float] = {}
+        self._place: dict[int, int] = {}
+        self._ok = np.zeros(0)
+        self._hunted = np.zeros(0)
+        self._other = np.zeros((0, 0))
+        # Row 0 is the class of "nowhere". Columns are the tested revisions.
+        self._class = np.ones(sums.n, dtype=np.int32)
+        self._inside = np.zeros((2, 0), dtype=bool)
+
+    def look_at(self, v: int) -> int:
+        """Split the classes by whether v has them, and return v's place among the tested revisions."""
+        if v in self._place:
+            return self._place[v]
+        mask = self.sums.ancestors(v)
+        count = len(self._inside)
+        have = np.bincount(self._class[mask], minlength=count)
+        split = np.flatnonzero((have > 0) & (have < np.bincount(self._class, minlength=count)))
+        becomes = np.arange(count, dtype=np.int32)
+        becomes[split] = count + np.arange(len(split))
+        self._class[mask] = becomes[self._class[mask]]
+        column = have > 0
+        column[split] = False
+        column = np.concatenate([column, np.ones(len(split), bool)])
+        self._inside = np.hstack([np.vstack([self._inside, self._inside[split]]), column[:, None]])
+        self._place[v] = len(self.tested)
+        self.tested.append(v)
+        self._ok = np.append(self._ok, 0.0)
+        self._hunted = np.append(self._hunted, 0.0)
+        self._other = np.vstack([self._other, np.zeros((1, len(self.titles)))])
+        return self._place[v]
+
+    def add(self, v: int, *, crash: bool, title: str | None = None) -> None:
+        """Take in a run at v: no crash, the hunted crash, or with ``title`` another one."""
+        at = self.look_at(v)
+        if not crash:
+            self._ok[at] += 1
+        elif title is None:
+            self._hunted[at] += 1
+        else:
+            if title not in self.titles:
+                self.titles.append(title)
+                self._other = np.hstack([self._other, np.zeros((len(self.tested), 1))])
+            self._other[at, self.titles.index(title)] += 1
+
+    def exclude(self, mask: Bools) -> None:
+        """Take candidates out of consideration, unless none would be left."""
+        excluded = self._excluded | mask
+        if not excluded[1:].all():
+            self._excluded = excluded
+            self.reweigh(self._share)
+
+    def reweigh(self, prior: Floats) -> None:
+        """Give each commit its share of what is not taken by the hypotheses outside of the range."""
+        self._share = prior.astype(np.float64)
+        share = np.where(self._excluded, 0.0, self._share)
+        share[0] = 0
+        share *= (1 - self.priors.already - self.priors.nowhere) / share.sum()
+        share[0] = self.priors.already
+        with np.errstate(divide="ignore"):
+            self._log_prior: Floats = np.log(share)
+
+    def counts(self, v: int) -> tuple[int, int, int]:
+        """Return how many runs at v came to nothing, to the hunted crash and to others."""
+        at = self._place.get(v)
+        if at is None:
+            return 0, 0, 0
+        return int(self._ok[at]), int(self._hunted[at]), int(self._other[at].sum())
+
+    def view(self, supposed: Mapping[int, tuple[int, int]] | None = None) -> View:
+        """Return the belief; ``supposed`` adds (crashes, runs without) at revisions, as if they were seen."""
+        ok: Floats = self._ok
+        hunted: Floats = self._hunted
+        if supposed:
+            places = [self.look_at(v) for v in supposed]
+            ok, hunted = self._ok.copy(), self._hunted.copy()
+            for at, (more, less) in zip(places, supposed.values(), strict=True):
+                hunted[at] += more
+                ok[at] += less
+        which, log_which = self._readings()
+        crashes: Floats = hunted + which @ self._other.T
+        inside = self._inside.T.astype(np.float64)
+        crash_in, ok_in = crashes @ inside, ok @ inside
+        with_log, with_mean = self.priors.crash.evidence(crash_in, np.broadcast_to(ok_in, crash_in.shape))
+        crash_out, ok_out = crashes.sum(axis=1, keepdims=True) - crash_in, ok.sum() - ok_in
+        without_log, without_mean = self.priors.false.evidence(
+            crash_out, np.broadcast_to(ok_out, crash_out.shape)
+        )
+        joint = log_which[:, None] + with_log + without_log
+        log_class = joint[0] if len(joint) == 1 else logsumexp(joint, axis=0)
+        reading = np.exp(joint - log_class)
+
+        logs = self._log_prior + log_class[self._class]
+        log_nowhere = np.log(self.priors.nowhere) + log_class[0]
+        most = max(float(logs.max()), log_nowhere)
+        weights: Floats = np.exp(logs - most)
+        nowhere = float(np.exp(log_nowhere - most))
+        scale = 1 / (float(weights.sum()) + nowhere)
+        weights *= scale
+        nowhere *= scale
+        by_title = {}
+        if self.titles:
+            mass = np.bincount(self._class, weights=weights, minlength=len(log_class))
+            mass[0] = nowhere
+            by_title = dict(zip(self.titles, ((reading @ mass) @ which).tolist(), strict=True))
+        return View(
+            weights=weights,
+            nowhere=nowhere,
+            with_culprit=(reading * with_mean).sum(axis=0),
+            without=(reading * without_mean).sum(axis=0),
+            hunted=by_title,
+        )
+
+    def _readings(self) -> tuple[Floats, Floats]:
+        """Return the ways to read the other titles, each as 1 (the hunted bug) or 0 (not) by title, and how
+        likely each is by what the titles look like and by where they occur, as logs.
+        """  # noqa: D205 (one sentence)
+        count = len(self.titles)
+        if not count:
+            return np.zeros((1, 0)), np.zeros(1)
+        often = sorted(range(count), key=lambda t: -self._other[:, t].sum())[:_TITLES]
+        which = np.zeros((2 ** len(often), count))
+        which[:, often] = list(product((0, 1), repeat=len(often)))
+        order = np.argsort(self.tested)
+        runs = (self._ok + self._hunted + self._other.sum(axis=1))[order]
+        alone = np.array([stretches(self._other[order, t], runs)[0] for t in range(count)])
+        like = np.array([self.likeness.get(title, 0.3) for title in self.titles])
+        logs = which @ np.log(like) + (1 - which) @ (np.log1p(-like) + alone)
+        totals = self._other.sum(axis=0)
+        for i, reading in enumerate(which):
+            logs[i] += mixture([float(self._hunted.sum()), *totals[reading > 0]])
+        return which, logs
+
+    def hidden(self, view: View) -> Floats:
+        """Return, by commit, the chance that a run there ends with a crash that has nothing to do with it."""
+        order = np.argsort(self.tested)
+        runs = (self._ok + self._hunted + self._other.sum(axis=1))[order]
+        clear: Floats = np.ones(len(order))
+        for t, title in enumerate(self.titles):
+            clear = clear * (1 - (1 - view.hunted[title]) * stretches(self._other[order, t], runs)[1])
+        where = np.array(self.tested)[order]
+        hidden: Floats = 1 - np.interp(np.arange(self.sums.n), where, clear)
+        return hidden
+
+    def crash_chance(self, view: View, v: int) -> float:
+        """Return how likely the next run at v crashes, if nothing hides it."""
+        inside = self._inside[:, self.look_at(v)]
+        mass = np.bincount(self._class, weights=view.weights, minlength=len(inside))
+        mass[0] = view.nowhere
+        return float(mass @ np.where(inside, view.with_culprit, view.without))
+
+    def gain(self, view: View) -> Floats:
+        """Return what a run at each commit is expected to tell about the culprit, in bits; exact."""
+        weights, of = view.weights, self._class
+        crash = view.with_culprit - view.without
+        neg_in, neg_out = _neg_entropy(view.with_culprit), _neg_entropy(view.without)
+        nowhere = view.nowhere
+        chance = float(weights @ view.without[of]) + nowhere * float(view.without[0])
+        known = float(weights @ neg_out[of]) + nowhere * float(neg_out[0])
+        chances = chance + self.sums.sums(weights * crash[of])
+        gains = known + self.sums.sums(weights * (neg_in - neg_out)[of])
+        gains -= _neg_entropy(np.clip(chances, 0, 1))
+        gains /= _LN2
+        return np.maximum(gains, 0, out=gains)
+
+    def rates(self, view: View) -> tuple[float, float, tuple[float, float]]:
+        """Return the expected crash rate with the culprit and without it, and the former's 95% interval.
+
+        The interval takes the likeliest candidate and the likeliest reading of the titles for granted.
+        """
+        best = int(view.weights.argmax())
+        inside = self._inside[self._class[best]]
+        counted = np.array([view.hunted[title] > 0.5 for title in self.titles], dtype=np.float64)
+        crashes = self._hunted + self._other @ counted
+        interval = self.priors.crash.interval(float(crashes[inside].sum()), float(self._ok[inside].sum()))
+        mine = self._class[best]
+        return float(view.with_culprit[mine]), float(view.without[mine]), interval
+
+
+def _neg_entropy(p: Floats) -> Floats:
+    """Return minus the entropy, in nats, of a coin that shows heads with probability p."""
+    return np.asarray(xlogy(p, p) + xlogy(1 - p, 1 - p))

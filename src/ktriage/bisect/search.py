@@ -1,0 +1,243 @@
+"""The engine's brain: what to run next, and when enough is known. No clocks, no files, no git.
+
+The next run is the one with the most information for its cost: the expected gain in bits, times the chance
+that nothing hides the result and that the revision can be tested, over the time that it takes. A build is
+not charged to one run alone, because a revision once built is run again for less.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from ktriage.bisect.posterior import Posterior, View
+from ktriage.bisect.priors import Priors
+from ktriage.bisect.untestable import Untestable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from ktriage.bisect.sums import AncestorSums
+
+    Floats = NDArray[np.float64]
+
+Kind = Literal["crash", "ok", "other", "broken", "infra"]
+
+
+@dataclass(slots=True)
+class Costs:
+    """What a run and a build cost, learned from those seen. Seconds, or any other unit."""
+
+    run: float = 1.0
+    build: float = 5.0
+    runs: int = 0
+    builds: int = 0
+
+    def saw(self, run: float, build: float) -> None:
+        """Take in what a run and, unless it is 0, a build took."""
+        if build > 0:
+            self.builds += 1
+            self.build += (build - self.build) / self.builds
+        if run > 0:
+            ratio = self.build / self.run
+            self.runs += 1
+            self.run += (run - self.run) / self.runs
+            if not self.builds:
+                self.build = ratio * self.run
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """How to choose. ``shared`` runs are taken to share a build's cost. ``opening`` crashes are looked for
+    at the bad revision first, in ``patience`` runs at most: they tell whether it crashes at all, how often,
+    and what the crash looks like. ``branches`` bounds how many outcomes of runs under way are considered.
+    """  # noqa: D205 (one field a sentence)
+
+    shared: float = 8.0
+    opening: int = 2
+    patience: int = 25
+    branches: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A revision to run next, and what it is expected to tell, in bits."""
+
+    v: int
+    gain: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why to stop. ``members`` are the commits that can't be told apart, the likeliest first."""
+
+    kind: Literal["culprit", "candidates", "already", "nowhere", "exhausted"]
+    probability: float
+    members: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class Search:
+    """A bisection in memory: ``record`` what runs came to, ``choose`` the next, ``verdict`` when to stop.
+
+    Revision 0 is the good one and ``sums.n - 1`` the bad one.
+    """
+
+    sums: AncestorSums
+    confidence: float = 0.998
+    priors: Priors = field(default_factory=Priors.default)
+    prior: Floats | None = None
+    costs: Costs = field(default_factory=Costs)
+    tuning: Tuning = field(default_factory=Tuning)
+    max_skips: int = 40
+    posterior: Posterior = field(init=False)
+    untestable: Untestable = field(init=False)
+    _view: View | None = field(init=False, default=None)
+    _built: NDArray[np.bool_] = field(init=False)
+    _signatures: dict[str, int] = field(init=False, default_factory=dict)
+    _salt: NDArray[np.int64] = field(init=False)
+    _groups: tuple[tuple[int, ...], NDArray[np.int64]] | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.posterior = Posterior(self.sums, self.priors, self.prior)
+        self.untestable = Untestable(self.sums.n)
+        self._built = np.zeros(self.sums.n, dtype=bool)
+        self._salt = np.random.default_rng(0).integers(1, 1 << 40, self.sums.n)
+
+    @property
+    def view(self) -> View:
+        """The belief as it is now."""
+        if self._view is None:
+            self._view = self.posterior.view()
+        return self._view
+
+    @property
+    def builds(self) -> int:
+        """How many revisions were built, or tried to."""
+        return int(self._built.sum())
+
+    def is_built(self, v: int) -> bool:
+        """Return whether v was run or built before."""
+        return bool(self._built[v])
+
+    def record(
+        self,
+        v: int,
+        kind: Kind,
+        *,
+        title: str | None = None,
+        signature: str | None = None,
+        likeness: float = 0.3,
+    ) -> None:
+        """Take in what a run at v came to. ``likeness`` is the chance that another crash is the hunted bug,
+        judged by its looks.
+        """  # noqa: D205 (one sentence)
+        if kind == "infra":
+            return
+        self._built[v] = True
+        self._view = None
+        self.untestable.add(v, works=kind != "broken")
+        if kind != "broken":
+            if title is not None:
+                self.posterior.likeness[title] = likeness
+            self.posterior.add(v, crash=kind != "ok", title=title if kind == "other" else None)
+        if signature is not None:
+            self._same(v, signature)
+
+    def _same(self, v: int, signature: str) -> None:
+        """Rule out all candidates that only one of two revisions with the same binary has."""
+        other = self._signatures.setdefault(signature, v)
+        if other != v:
+            self.posterior.exclude(self.sums.ancestors(v) ^ self.sums.ancestors(other))
+
+    def choose(self, pending: Sequence[int] = ()) -> Choice | None:
+        """Return the best next run while those at ``pending`` are under way; None where none would help."""
+        opening = self._opening(pending)
+        view = self.view
+        gains = self._expected(view, pending)
+        if opening is not None:
+            return Choice(opening, float(gains[opening]))
+        value = gains * self.chances()
+        if self.posterior.titles:
+            value *= 1 - self.posterior.hidden(view)
+        unit = self.costs.run
+        value /= unit + np.where(self._built, 0.0, self.costs.build / self.tuning.shared)
+        best = int(value.argmax())
+        return Choice(best, float(gains[best])) if value[best] > 0 else None
+
+    def chances(self) -> Floats:
+        """Return each revision's chance to be testable, those out of reach within the budget at 0."""
+        chances = self.untestable.chances()
+        if len(self.untestable.broken) >= self.max_skips:
+            return np.where((chances < 0.6) & ~self._built, 0.0, chances)
+        return chances
+
+    def _opening(self, pending: Sequence[int]) -> int | None:
+        """Return the bad revision for as long as it has to be seen crashing first."""
+        bad = self.sums.n - 1
+        ok, crashes, other = self.posterior.counts(bad)
+        waiting = sum(v == bad for v in pending)
+        runs = ok + crashes + other
+        chances = self.untestable.chances()
+        if crashes >= self.tuning.opening or runs + waiting >= self.tuning.patience or chances[bad] == 0:
+            return None
+        if len(pending) > waiting or any(v != bad for v in self.posterior.tested):
+            return None
+        # With several machines, the bad revision alone would keep most of them from better work.
+        return bad if waiting < max(1, 2 * self.tuning.opening) else None
+
+    def _expected(self, view: View, pending: Sequence[int]) -> Floats:
+        """Return each revision's gain, averaged over what the runs under way may come to."""
+        branches: list[tuple[float, dict[int, tuple[int, int]], View]] = [(1.0, {}, view)]
+        for v in pending:
+            split = []
+            for chance, supposed, then in branches:
+                crash = self.posterior.crash_chance(then, v)
+                crashes, oks = supposed.get(v, (0, 0))
+                split.append((chance * crash, supposed | {v: (crashes + 1, oks)}))
+                split.append((chance * (1 - crash), supposed | {v: (crashes, oks + 1)}))
+            split.sort(key=lambda branch: -branch[0])
+            kept = split[: self.tuning.branches]
+            total = sum(chance for chance, _ in kept)
+            branches = [(chance / total, s, self.posterior.view(s)) for chance, s in kept]
+        gains: Floats = np.zeros(self.sums.n)
+        for chance, _, then in branches:
+            gains += chance * self.posterior.gain(then)
+        return gains
+
+    def verdict(self) -> Verdict | None:
+        """Return the answer if enough is known."""
+        view = self.view
+        if view.nowhere >= self.confidence:
+            return Verdict("nowhere", view.nowhere)
+        if float(view.weights[0]) >= self.confidence:
+            return Verdict("already", float(view.weights[0]))
+        best = int(view.weights.argmax())
+        probability = float(view.weights[best])
+        if probability >= self.confidence:
+            return Verdict("culprit", probability, (best,))
+        if self.untestable.broken:
+            return self._inseparable(view)
+        return None
+
+    def _inseparable(self, view: View) -> Verdict | None:
+        """Return the commits that no testable revision tells apart, if it is sure to be among them."""
+        reach = tuple(np.flatnonzero(self.chances() == 0).tolist())
+        if self._groups is None or self._groups[0] != reach:
+            salt = self._salt.copy()
+            salt[list(reach)] = 0
+            self._groups = reach, self.sums.descendants(salt)
+        groups = self._groups[1]
+        order = np.argsort(-view.weights)[:64]
+        for first in order[:3].tolist():
+            members = np.flatnonzero(groups == groups[first])
+            mass = float(view.weights[members].sum())
+            if mass >= self.confidence and first != 0:
+                ranked = members[np.argsort(-view.weights[members])]
+                ranked = ranked[view.weights[ranked] > (1 - self.confidence) / 100 / len(ranked)]
+                return Verdict("candidates", mass, tuple(ranked.tolist()))
+        return None
