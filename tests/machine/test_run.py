@@ -104,6 +104,13 @@ def test_what_is_no_kernel(tmp_path: Path, kernel: Kernel) -> None:
         prepare(GuestSpec(tmp_path, kernel.modules))
 
 
+def test_a_vmlinux_boots_without_its_wrapping(kernel: Kernel, tmp_path: Path) -> None:
+    if kernel.vmlinux is None:
+        pytest.skip("no vmlinux at hand: make demo DEBUGINFO=1 fetches one")
+    guest = prepare(GuestSpec(kernel.vmlinux, kernel.modules), restore=False)
+    assert go(guest, tmp_path, "true").end is End.DONE
+
+
 CHILD = """
 import sys
 from pathlib import Path

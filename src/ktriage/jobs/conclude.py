@@ -153,15 +153,18 @@ def _vmcore(lab: Lab, outcome: Outcome | None, culprit: str | None, progress: Pr
     if kernel.vmlinux is None:
         package = f"{kernel.package}-dbg" if kernel.package else "a vmlinux with debug information"
         return Vmcore(str(path), size, name, note=f"to read it, {package} is needed: make demo DEBUGINFO=1")
-    from ktriage.dump import module_states, open_vmcore
+    # drgn takes 100 ms to load, which who has no vmlinux need not pay.
+    from ktriage.dump.core import open_vmcore
+    from ktriage.dump.modules import all_modules
 
     build = lab.build(culprit)
     progress("reading the vmcore")
     try:
-        program = open_vmcore(path, kernel.vmlinux, build.module.parent if build and build.module else None)
-        return Vmcore(str(path), size, name, modules=tuple(module_states(program)))
+        core = open_vmcore(path, kernel.vmlinux, [build.module] if build and build.module else [])
+        states, notes = all_modules(core.program)
     except KtriageError as error:
         return Vmcore(str(path), size, name, note=f"it could not be read: {error}")
+    return Vmcore(str(path), size, name, tuple(states), "; ".join([*core.notes, *notes]) or None)
 
 
 def _mail(log: Log, crash: Crash | None, directory: Path, progress: Progress) -> Path | None:
