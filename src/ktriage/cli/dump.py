@@ -124,10 +124,9 @@ def _summary(core: Vmcore, args: argparse.Namespace) -> None:
 def _modules(core: Vmcore, args: argparse.Namespace) -> None:
     from rich.table import Table
 
-    from ktriage.dump.modules import all_modules
+    from ktriage.dump import module_states
 
-    modules, notes = all_modules(core.program)
-    core.notes += notes
+    modules = module_states(core)
     if args.json:
         for module in modules:
             _print(module.to_json())

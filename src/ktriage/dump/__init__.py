@@ -1,1 +1,25 @@
-"""Reads a vmcore: modules, their reference counts, the kernel's own log."""
+"""Reads a vmcore: modules, their reference counts, the kernel's own log.
+
+``open_vmcore`` opens one, ``module_state`` and ``module_states`` read modules, ``summarize`` the rest.
+"""
+
+from __future__ import annotations
+
+from ktriage.dump.core import Vmcore, open_vmcore
+from ktriage.dump.log import log_text, read_log
+from ktriage.dump.modules import module_state, module_states
+from ktriage.dump.summary import summarize
+from ktriage.dump.types import LogLine, ModuleState, Summary
+
+__all__ = [
+    "LogLine",
+    "ModuleState",
+    "Summary",
+    "Vmcore",
+    "log_text",
+    "module_state",
+    "module_states",
+    "open_vmcore",
+    "read_log",
+    "summarize",
+]

@@ -37,7 +37,9 @@ class Vmcore:
     notes: list[str] = field(default_factory=list)
 
 
-def open_vmcore(path: Path, vmlinux: Path | None = None, modules: Iterable[Path] = ()) -> Vmcore:
+def open_vmcore(
+    path: Path, vmlinux: Path | None = None, modules: Path | Iterable[Path] | None = None
+) -> Vmcore:
     """Open a dump with the debug information of its kernel and modules.
 
     ``path`` is an ELF dump (QEMU's dump-guest-memory with a vmcoreinfo device, or kdump's) or a
@@ -59,7 +61,8 @@ def open_vmcore(path: Path, vmlinux: Path | None = None, modules: Iterable[Path]
         )
     loaded = iter(core.program.loaded_modules())
     _load_kernel(core, next(loaded)[0], kernel)
-    files = find_modules([*modules, *_installed_modules(core.release)])
+    places = () if modules is None else (modules,) if isinstance(modules, Path) else tuple(modules)
+    files = find_modules([*places, *_installed_modules(core.release)])
     try:
         for module, _ in loaded:
             _load_module(core, module, files)

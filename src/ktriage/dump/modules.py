@@ -22,6 +22,8 @@ from ktriage.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ktriage.dump.core import Vmcore
+
 MODULE_REF_BASE = 1
 """What a loaded module's counter starts at (kernel/module/main.c; commit e513cc1c07e2, Linux 3.19)."""
 MOST_MODULES = 4096
@@ -33,31 +35,32 @@ _REGIONS = ("core", "init")
 """Regions up to Linux 6.3; since commit ac3b43283923 they are by mod_mem_type and named by its constants."""
 
 
-def module_state(program: drgn.Program, name: str) -> ModuleState:
+def module_state(core: Vmcore, name: str) -> ModuleState:
     """Return the state of the module ``name`` (``-`` is read as ``_``).
 
     Raises UserError where no module of that name was loaded, drgn.FaultError where its struct lies in
     memory that the dump lacks.
     """
-    module = find_module(program, name.replace("-", "_"))
+    module = find_module(core.program, name.replace("-", "_"))
     if not module:
-        raise UserError(f"no module {name!r} in the dump", hint="`modules` lists those that were loaded")
+        raise UserError(
+            f"{core.path}: no module {name!r} was loaded", hint="`modules` lists those that were loaded"
+        )
     return read_module(module)
 
 
-def all_modules(program: drgn.Program) -> tuple[list[ModuleState], list[str]]:
-    """Return the states of all loaded modules, newest first, and what could not be read."""
+def module_states(core: Vmcore) -> list[ModuleState]:
+    """Return the states of all loaded modules, newest first; ``core.notes`` says what could not be read."""
     states: list[ModuleState] = []
-    notes: list[str] = []
     try:
-        for module in islice(for_each_module(program), MOST_MODULES):
+        for module in islice(for_each_module(core.program), MOST_MODULES):
             try:
                 states.append(read_module(module))
             except drgn.FaultError as error:
-                notes.append(f"struct module at {module.value_():#x}: {error}")
+                core.notes.append(f"struct module at {module.value_():#x}: {error}")
     except drgn.FaultError as error:
-        notes.append(f"the list of modules breaks off after {len(states)}: {error}")
-    return states, notes
+        core.notes.append(f"the list of modules breaks off after {len(states)}: {error}")
+    return states
 
 
 def read_module(module: drgn.Object) -> ModuleState:
