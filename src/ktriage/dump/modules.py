@@ -51,16 +51,24 @@ def module_state(core: Vmcore, name: str) -> ModuleState:
 
 def module_states(core: Vmcore) -> list[ModuleState]:
     """Return the states of all loaded modules, newest first; ``core.notes`` says what could not be read."""
+    states, notes = all_modules(core.program)
+    core.notes += notes
+    return states
+
+
+def all_modules(program: drgn.Program) -> tuple[list[ModuleState], list[str]]:
+    """Return the states of all loaded modules, newest first, and what could not be read."""
     states: list[ModuleState] = []
+    notes: list[str] = []
     try:
-        for module in islice(for_each_module(core.program), MOST_MODULES):
+        for module in islice(for_each_module(program), MOST_MODULES):
             try:
                 states.append(read_module(module))
             except drgn.FaultError as error:
-                core.notes.append(f"struct module at {module.value_():#x}: {error}")
+                notes.append(f"struct module at {module.value_():#x}: {error}")
     except drgn.FaultError as error:
-        core.notes.append(f"the list of modules breaks off after {len(states)}: {error}")
-    return states
+        notes.append(f"the list of modules breaks off after {len(states)}: {error}")
+    return states, notes
 
 
 def read_module(module: drgn.Object) -> ModuleState:
