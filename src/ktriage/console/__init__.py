@@ -18,7 +18,7 @@ def read(data: bytes, source: str = "") -> list[Crash | Flood]:
     """
     from ktriage.console.reader import Reader
 
-    return Reader(source).read(data)
+    return list(Reader(source).read(data))
 
 
 def read_crashes(data: bytes, source: str = "") -> list[Crash]:

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ktriage.console import taints
+from ktriage.console.lines import is_cpu, is_task
 from ktriage.console.locks import read_locks
 from ktriage.console.refcounts import read_refcount
 from ktriage.console.registers import Registers
@@ -42,14 +43,14 @@ _MODULES = "Modules linked in:"
 _HARDWARE = "Hardware name:"
 
 
-def details(report: Report, text: str, *, interrupt: bool) -> dict[str, Any]:
+def details(report: Report, text: str, caller: str) -> dict[str, Any]:
     """Return the fields of a ``Crash`` that the lines of ``report`` fill in.
 
-    ``text`` is the report's. ``interrupt`` says that the caller id is a CPU's.
+    ``text`` is the report's. ``caller`` is the context of its lines.
     """
     found: dict[str, Any] = {}
     registers = Registers()
-    stack = StackReader(interrupt=interrupt)
+    stack = StackReader("task" if is_task(caller) else "hardirq" if is_cpu(caller) else None)
     lines = report.lines[: report.own]
     for line in lines:
         _machine(line, found)

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
+from ktriage.console.formats.headers import announced
 from ktriage.console.lines import Lines
 from ktriage.console.titles import clean
 from ktriage.console.types import Flood
@@ -45,6 +46,7 @@ class Floods:
     def __init__(self, source: str) -> None:
         self._source = source
         self._seen: dict[bytes, _Seen] = {}
+        self._repeated: dict[str, _Seen] = {}
 
     def look(self, data: bytes | bytearray, start: int, end: int, offset: int, line: int) -> None:
         """Look at ``data[start:end]``; ``data`` begins ``offset`` bytes and ``line`` lines into the log."""
@@ -53,9 +55,19 @@ class Floods:
             if stop - at >= _SHORTEST_STRETCH and self._suspicious(data, at, stop):
                 self._count(data, at, stop, offset, line)
 
+    def repeat(self, shape: str, *, text: str, start: int, end: int, line: int, time: float | None) -> None:
+        """Count one more crash that is announced by the same words as many before it."""
+        seen = self._repeated.get(shape)
+        if seen is None:
+            seen = _Seen(b"", clean(text), text, start, line, end, 0, time, time)
+            self._repeated[shape] = seen
+        seen.count += 1
+        seen.end, seen.last = end, time
+
     def close(self) -> list[Flood]:
         """Return the floods of the log."""
-        floods = [self._flood(seen) for seen in self._seen.values() if seen.count >= LEAST]
+        found = [seen for seen in self._seen.values() if seen.count >= LEAST and not announced(seen.text)]
+        floods = [self._flood(seen) for seen in (*found, *self._repeated.values())]
         return sorted(floods, key=lambda flood: flood.start)
 
     def _suspicious(self, data: bytes | bytearray, start: int, stop: int) -> bool:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from itertools import takewhile
-from typing import IO
 
 from ktriage.console.causes import Causes
 from ktriage.console.floods import Floods
 from ktriage.console.formats.headers import announced
 from ktriage.console.region import Region
 from ktriage.console.scan import candidates
+from ktriage.console.titles import CONSEQUENCE
 from ktriage.console.types import Crash, Flood
 
 SILENCE = 64 << 10
@@ -29,7 +29,6 @@ LONGEST_REGION = 1 << 20
 WHOLE = 256 << 10
 """A log of up to this size is one region."""
 LONGEST_LINE = 1 << 20
-CHUNK = 4 << 20
 
 _LARGE = 256 << 10
 _COUNT_SLOWLY = 64 << 20
@@ -60,7 +59,7 @@ class LineCounter:
 class Reader:
     """Reads one log, fed in chunks of any size.
 
-    ``feed`` and ``close`` return what they found, in order; a crash comes out once it is clear that nothing
+    ``feed`` and ``close`` yield what they find, in order; a crash comes out once it is clear that nothing
     of it will follow.
     """
 
@@ -73,24 +72,24 @@ class Reader:
         self._headers: deque[int] = deque()  # offsets of headers of regions that are still open
         self._lines = LineCounter()
         self._causes = Causes()
-        self._floods = Floods(source) if floods else None
+        self._floods = Floods(source)
+        self._sample = floods
 
     @property
     def waiting(self) -> bool:
         """Whether a crash is being read that has not come to its end."""
         return bool(self._headers)
 
-    def feed(self, chunk: bytes) -> list[Finding]:
-        """Read on."""
+    def feed(self, chunk: bytes) -> Iterator[Finding]:
+        """Read on, and yield what is complete; reads only as far as it is iterated."""
         if self._pass(chunk):
-            return []
+            return
         self._buffer += chunk
-        found, keep = self._process(self._buffer, final=False)
+        keep = yield from self._process(self._buffer, final=False)
         if keep > self._base:
             self._line += self._lines.count(self._buffer, 0, keep - self._base)
             del self._buffer[: keep - self._base]
             self._base = keep
-        return found
 
     def _pass(self, chunk: bytes) -> bool:
         """Return whether ``chunk`` is large and has no header in it; if so, it has been read, uncopied."""
@@ -102,7 +101,7 @@ class Reader:
             return False
         start = self._base + len(self._buffer)
         lines = self._line + self._lines.count(self._buffer, 0, len(self._buffer))
-        if self._floods:
+        if self._sample:
             self._floods.look(chunk, 0, end, start, lines)
         keep = end - LOOK_BACK
         self._line = lines + self._lines.count(chunk, 0, keep)
@@ -110,48 +109,40 @@ class Reader:
         self._buffer = bytearray(chunk[keep:])
         return True
 
-    def flush(self) -> list[Finding]:
-        """Return what is being read as if the log ended here; reading may go on after it."""
-        found, _ = self._process(self._buffer, final=True)
-        return found
+    def flush(self) -> Iterator[Finding]:
+        """Yield what is being read as if the log ended here; reading may go on after it."""
+        yield from self._process(self._buffer, final=True)
 
-    def close(self) -> list[Finding]:
-        """End the log."""
-        found = self.flush()
-        return [*found, *(self._floods.close() if self._floods else ())]
+    def close(self) -> Iterator[Finding]:
+        """End the log, and yield what is left."""
+        yield from self.flush()
+        yield from self._floods.close()
 
-    def read(self, data: bytes) -> list[Finding]:
-        """Read a whole log that is in memory, without copying it."""
-        found, _ = self._process(data, final=True)
-        return [*found, *(self._floods.close() if self._floods else ())]
+    def read(self, data: bytes) -> Iterator[Finding]:
+        """Yield the findings of a whole log that is in memory, without copying it."""
+        yield from self._process(data, final=True)
+        yield from self._floods.close()
 
-    def read_file(self, file: IO[bytes]) -> Iterator[Finding]:
-        """Read a file to its end, in chunks."""
-        while chunk := file.read(CHUNK):
-            yield from self.feed(chunk)
-        yield from self.close()
-
-    def _process(self, data: bytes | bytearray, *, final: bool) -> tuple[list[Finding], int]:
-        """Read ``data`` as far as possible; return the findings, and from where it is still needed."""
+    def _process(self, data: bytes | bytearray, *, final: bool) -> Generator[Finding, None, int]:
+        """Read ``data`` as far as possible; return the offset from which it is still needed."""
         end = self._base + len(data) if final else self._last_line_end(data)
         if end > self._scanned:
             fresh = memoryview(data)[self._scanned - self._base : end - self._base]
             self._collect(data, candidates(fresh), self._scanned)
             fresh.release()
-            if self._floods:
+            if self._sample:
                 self._floods.look(data, self._scanned - self._base, end - self._base, self._base, self._line)
             self._scanned = end
-        found: list[Finding] = []
         line, counted = self._line, self._base
         whole = final and self._base == 0 and end <= WHOLE
         while self._headers:
             start, until, stop = self._bounds(data, whole=whole)
             if stop > end and not final:
-                return found, start
+                return start
             line += self._lines.count(data, counted - self._base, start - self._base)
             counted = start
-            found += self._region(data, start, until, min(stop, end), line)
-        return found, max(self._base, end - LOOK_BACK)
+            yield from self._region(data, start, until, min(stop, end), line)
+        return max(self._base, end - LOOK_BACK)
 
     def _last_line_end(self, data: bytes | bytearray) -> int:
         end = self._base + data.rfind(b"\n") + 1
@@ -211,4 +202,15 @@ class Reader:
             until=until - start,
         )
         for crash, time in region.crashes():
-            yield replace(crash, cause=self._causes.of(crash, time))
+            cause = self._causes.of(crash, time)
+            known = cause is not None and crash.corrupted == CONSEQUENCE
+            yield replace(crash, cause=cause, corrupted=None if known else crash.corrupted)
+        for shape, index in region.repeated:
+            self._floods.repeat(
+                shape,
+                text=region.lines.texts[index],
+                start=start + region.lines.starts[index],
+                end=start + region.lines.end(index),
+                line=line + index,
+                time=region.lines.time(index),
+            )

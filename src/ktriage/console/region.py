@@ -24,10 +24,11 @@ _PREFIX_LINES = 5
 _PREFIX_LINES_OF_TASK = 50
 _ENOUGH = 22
 _ENOUGH_KMSAN = 16
-_LEAST_LINES = 500
+_LEAST_LINES = 200
 _READINGS = 8
 _NEAR = 40
-_MOST_REPEATS = 32
+MOST_REPEATS = 32
+"""So many crashes of a region are read that are announced by the same words; the rest is a flood."""
 _NUMBERS = re.compile("[0-9]+")
 _EXECUTOR = re.compile(r" Comm: syz\.(\d+)\.(\d+) ", re.ASCII)
 # By-products of the fuzzer's own machine running out of memory, or of its connection.
@@ -119,6 +120,7 @@ class Region:
         self.last_panic = text.rfind(PANIC)
         self._last_header = max(self.headers, default=0)
         self._announced: set[str] = set()
+        self.repeated: list[tuple[str, int]] = []
         self._breaks = self._find_breaks()
         self._by_context: dict[str, list[int]] = defaultdict(list)
         doubtful = self.lines.doubtful
@@ -153,9 +155,10 @@ class Region:
                 return
             if self._continues(index) or self._replays(index):
                 continue
-            shape = _NUMBERS.sub("", self.lines.texts[index])
+            shape = _NUMBERS.sub("#", self.lines.texts[index])
             repeats[shape] += 1
-            if repeats[shape] > _MOST_REPEATS:
+            if repeats[shape] > MOST_REPEATS:
+                self.repeated.append((shape, index))
                 continue
             yield self._crash(index, header, limit), self.lines.time(index)
             limit = self._limit
@@ -206,7 +209,7 @@ class Region:
             panicked=self.last_panic >= 0,
             executor={"proc": int(executor[1]), "id": int(executor[2])} if executor else None,
             text=text,
-            **details(report, text, interrupt=is_cpu(self.lines.contexts[index])),
+            **details(report, text, self.lines.contexts[index]),
         )
 
     def _report(self, index: int, limit: int) -> Report:

@@ -74,10 +74,10 @@ def _from(match: re.Match[str], context: str | None = None) -> Frame:
 class StackReader:
     """Collects frames line by line, and what the lines between them say of their context."""
 
-    def __init__(self, *, interrupt: bool) -> None:
+    def __init__(self, context: str | None) -> None:
         self.frames: list[Frame] = []
-        self._base = "hardirq" if interrupt else None
-        self._context = self._base
+        self._base = context
+        self._context = context
         self._section = 0
         self._ended = False
 

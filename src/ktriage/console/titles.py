@@ -10,6 +10,7 @@ from ktriage.console.frames import FRAME, RISCV_REGS, STARTS, SYSCALL_PREFIXES, 
 from ktriage.console.kinds import KINDS
 
 NO_FRAMES = "no frames in the stack that names the crash"
+CONSEQUENCE = "only what follows from a crash that the log does not have"
 LONGEST = 120
 """Titles are cut here: a line mixed up with others can be of any length."""
 
@@ -78,17 +79,13 @@ def _announcement(header: str, lines: list[str]) -> tuple[int, list[Format]]:
 
 
 def _match(format_: Format, lines: list[str], place: int) -> Named | None:
-    pattern = compiled(format_.line)
-    for index in range(place, len(lines)):
-        match = pattern.search(lines[index]) if format_.header in lines[index] else None
-        if match is None:
-            continue
-        groups = match.groupdict()
-        if _follow(format_, lines, index + 1, groups):
-            return _fill(format_, groups, [lines[index][match.start() :], *lines[index + 1 :]])
-        if not format_.then:
-            break
-    return None
+    match = compiled(format_.line).search(lines[place])
+    if match is None:
+        return None
+    groups = match.groupdict()
+    if not _follow(format_, lines, place + 1, groups):
+        return None
+    return _fill(format_, groups, [lines[place][match.start() :], *lines[place + 1 :]])
 
 
 def _follow(format_: Format, lines: list[str], index: int, groups: dict[str, str | None]) -> bool:
@@ -119,7 +116,7 @@ def _fill(format_: Format, groups: dict[str, str | None], lines: list[str]) -> N
         alternatives += [_render(template, words, names) for template in templates]
     unique = [text for text in dict.fromkeys(alternatives) if text != title]
     if reason is None and format_.corrupted:
-        reason = "only the consequence of a crash that the log does not have"
+        reason = CONSEQUENCE
     return Named(title, unique, reason, format_)
 
 
