@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from ktriage.cli.repro import positive, print_json, say
+from ktriage.cli.repro import positive, print_json
 
 HELP = (
     "Crash a real kernel in VMs, over a kernel module's history, and find the commit that did it.\n"
@@ -39,12 +39,12 @@ def run(args: argparse.Namespace) -> int:
 
     from ktriage.bisect.types import Options
     from ktriage.case.terminal import render_terminal
-    from ktriage.cli.bisect_view import make_view
+    from ktriage.cli.bisect_view import open_view
     from ktriage.jobs.demo import run_demo
 
     options = Options(confidence=args.confidence, jobs=args.jobs, seed=args.seed)
-    with make_view() as view:
-        demo = run_demo(args.out, options=options, debuginfo=args.debuginfo, observer=view, progress=say)
+    with open_view(as_json=args.json, log=args.out / "bisection.jsonl") as view:
+        demo = run_demo(args.out, options=options, debuginfo=args.debuginfo, observer=view, progress=view.note)
     if args.json:
         print_json({**demo.answer.to_json(), "right": demo.right, "page": str(demo.conclusion.page)})
     else:
