@@ -39,7 +39,7 @@ _TITLES = 5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """The belief at one moment.
+    """The belief at one moment; good until the posterior looks at a revision that it has not seen before.
 
     ``weights`` has the probability of each commit, ``nowhere`` that of none. ``with_culprit`` and
     ``without`` are the chance of a crash in the next run, by class of candidates, at a revision that has
@@ -116,6 +116,11 @@ class Posterior:
                 self.titles.append(title)
                 self._other = np.hstack([self._other, np.zeros((len(self.tested), 1))])
             self._other[at, self.titles.index(title)] += 1
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are; a view with another number is out of date."""
+        return len(self._inside)
 
     def exclude(self, mask: Bools) -> None:
         """Take candidates out of consideration, unless none would be left."""
@@ -217,8 +222,8 @@ class Posterior:
         return hidden
 
     def crash_chance(self, view: View, v: int) -> float:
-        """Return how likely the next run at v crashes, if nothing hides it."""
-        inside = self._inside[:, self.look_at(v)]
+        """Return how likely the next run at v crashes, if nothing hides it; v has been looked at before."""
+        inside = self._inside[:, self._place[v]]
         mass = np.bincount(self._class, weights=view.weights, minlength=len(inside))
         mass[0] = view.nowhere
         return float(mass @ np.where(inside, view.with_culprit, view.without))

@@ -111,7 +111,7 @@ class Search:
     @property
     def view(self) -> View:
         """The belief as it is now."""
-        if self._view is None:
+        if self._view is None or len(self._view.with_culprit) != self.posterior.classes:
             self._view = self.posterior.view()
         return self._view
 
@@ -157,6 +157,8 @@ class Search:
     def choose(self, pending: Sequence[int] = ()) -> Choice | None:
         """Return the best next run while those at ``pending`` are under way; None where none would help."""
         opening = self._opening(pending)
+        for v in pending:
+            self.posterior.look_at(v)
         view = self.view
         gains = self._expected(view, pending)
         if opening is not None:

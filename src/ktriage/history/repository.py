@@ -130,8 +130,7 @@ class Repository:
         """Return the files that a commit changes against its first parent, old names included."""
         text = git(
             self.path,
-            *("diff-tree", "--root", "-r", "-z", "--no-commit-id", "--no-renames", "--name-only"),
-            *("-m", "--first-parent", revision),
+            *("show", "--format=", "-z", "--no-renames", "--name-only", "-m", "--first-parent", revision),
         )
         return tuple(dict.fromkeys(name for name in text.split("\0") if name))
 
