@@ -23,6 +23,8 @@ logging.getLogger("drgn").setLevel(logging.CRITICAL)
 
 DEBUG_ROOT = Path("/usr/lib/debug")
 """Where distributions' packages put debug information."""
+BROKEN = (drgn.FaultError, LookupError, ValueError, OverflowError, MemoryError)
+"""What drgn raises where memory holds nonsense: no such page, no such name, a length of terabytes."""
 KDUMP_MAGICS = (b"KDUMP   ", b"DISKDUMP", b"makedumpfile")
 
 
@@ -66,8 +68,8 @@ def open_vmcore(
     try:
         for module, _ in loaded:
             _load_module(core, module, files)
-    except (LookupError, drgn.FaultError) as error:
-        core.notes.append(f"the list of modules can't be read to its end: {error}")
+    except BROKEN as error:
+        core.notes.append(f"the list of modules can't be read to its end: {error or type(error).__name__}")
     return core
 
 

@@ -16,6 +16,7 @@ from drgn.helpers.linux.module import (
     module_taints,
 )
 
+from ktriage.dump.core import BROKEN
 from ktriage.dump.types import ModuleState
 from ktriage.errors import UserError
 
@@ -64,10 +65,10 @@ def all_modules(program: drgn.Program) -> tuple[list[ModuleState], list[str]]:
         for module in islice(for_each_module(program), MOST_MODULES):
             try:
                 states.append(read_module(module))
-            except drgn.FaultError as error:
-                notes.append(f"struct module at {module.value_():#x}: {error}")
-    except drgn.FaultError as error:
-        notes.append(f"the list of modules breaks off after {len(states)}: {error}")
+            except BROKEN as error:
+                notes.append(f"struct module at {module.value_():#x}: {error or type(error).__name__}")
+    except BROKEN as error:
+        notes.append(f"the list of modules breaks off after {len(states)}: {error or type(error).__name__}")
     return states, notes
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-import drgn
 from drgn.helpers.linux.cpumask import for_each_online_cpu
 from drgn.helpers.linux.mm import totalram_pages
 from drgn.helpers.linux.panic import panic_message, tainted
 from drgn.helpers.linux.pid import for_each_task
 
 from ktriage.console import read_crashes
+from ktriage.dump.core import BROKEN
 from ktriage.dump.log import log_text, read_log
 from ktriage.dump.types import LogLine, Summary
 
 if TYPE_CHECKING:
+    import drgn
+
     from ktriage.console.types import Crash
     from ktriage.dump.core import Vmcore
 
@@ -34,8 +36,8 @@ def summarize(core: Vmcore) -> tuple[Summary, list[Crash], list[LogLine]]:
     def attempt(what: str, read: Callable[[], Found], otherwise: Found) -> Found:
         try:
             return read()
-        except (drgn.FaultError, LookupError, ValueError) as error:
-            core.notes.append(f"{what}: {error}")
+        except BROKEN as error:
+            core.notes.append(f"{what}: {error or type(error).__name__}")
             return otherwise
 
     name: dict[str, str] = attempt("utsname", lambda: _utsname(program), {})
