@@ -37,7 +37,7 @@ def summarize(core: Vmcore) -> tuple[Summary, list[Crash], list[LogLine]]:
         try:
             return read()
         except BROKEN as error:
-            core.notes.append(f"{what}: {error or type(error).__name__}")
+            core.notes.append(f"{what}: {str(error) or type(error).__name__}")
             return otherwise
 
     name: dict[str, str] = attempt("utsname", lambda: _utsname(program), {})
