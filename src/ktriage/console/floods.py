@@ -1,7 +1,7 @@
 """Floods: one message repeated without end, found by looking at a few lines of every stretch.
 
-Reading every line would cost more than all the rest. A message that fills a quarter of a stretch shows in a
-few dozen lines picked evenly from it; only then is it counted in full.
+Reading every line would cost more than all the rest. A message that floods a log shows in lines picked
+evenly from it: most of a few neighbours are the same. Only then it is counted, there and as long as it lasts.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from ktriage.console.types import Flood
 STRETCH = 2 << 20
 LEAST = 500
 """Fewer lines than this are no flood."""
-_SAMPLES = 24
-_SUSPECT = 6
-_SHARE = 0.2
+_SAMPLES = 48
+_NEIGHBOURS = 8
+_SAME = 5
 _KEY = 48
 _SHORTEST_STRETCH = 16 << 10
+_SHORTEST_FRAGMENT = 6
+_SHARE = 0.25
 _VOLATILE = re.compile(rb"0x[0-9a-f]+|[0-9a-f]*[0-9][0-9a-f]*")
-_DIGITS = b"0123456789"
+_DIGITS = b"0123456789abcdef"
 
 
 @dataclass(slots=True)
@@ -46,14 +48,21 @@ class Floods:
     def __init__(self, source: str) -> None:
         self._source = source
         self._seen: dict[bytes, _Seen] = {}
+        self._going_on: set[bytes] = set()
         self._repeated: dict[str, _Seen] = {}
 
     def look(self, data: bytes | bytearray, start: int, end: int, offset: int, line: int) -> None:
         """Look at ``data[start:end]``; ``data`` begins ``offset`` bytes and ``line`` lines into the log."""
         for at in range(start, end, STRETCH):
             stop = min(at + STRETCH, end)
-            if stop - at >= _SHORTEST_STRETCH and self._suspicious(data, at, stop):
-                self._count(data, at, stop, offset, line)
+            if stop - at < _SHORTEST_STRETCH:
+                continue
+            for shape in sorted(self._going_on):
+                if not self._add(self._seen[shape], data, at, stop, offset):
+                    self._going_on.discard(shape)
+            suspicious = self._suspicious(data, at, stop)
+            if suspicious is not None:
+                self._find(data, at, stop, suspicious, offset, line)
 
     def repeat(self, shape: str, *, text: str, start: int, end: int, line: int, time: float | None) -> None:
         """Count one more crash that is announced by the same words as many before it."""
@@ -65,66 +74,61 @@ class Floods:
         seen.end, seen.last = end, time
 
     def close(self) -> list[Flood]:
-        """Return the floods of the log."""
+        """Return the floods of the log, in order."""
         found = [seen for seen in self._seen.values() if seen.count >= LEAST and not announced(seen.text)]
         floods = [self._flood(seen) for seen in (*found, *self._repeated.values())]
         return sorted(floods, key=lambda flood: flood.start)
 
-    def _suspicious(self, data: bytes | bytearray, start: int, stop: int) -> bool:
-        counts: Counter[bytes] = Counter()
-        step = (stop - start) // _SAMPLES
-        for at in range(start, stop - step, step):
-            end = data.find(b"\n", at + _KEY, at + 4096)
-            if end >= 0:
-                counts[bytes(data[end - _KEY : end]).translate(None, _DIGITS)] += 1
-        return bool(counts) and counts.most_common(1)[0][1] >= _SUSPECT
+    def _suspicious(self, data: bytes | bytearray, start: int, stop: int) -> tuple[int, int] | None:
+        """Return the first part of the stretch where most lines look the same, or None."""
+        step = max((stop - start) // _SAMPLES, 1)
+        keys: list[bytes] = []
+        for at in range(start, stop, step):
+            end = data.find(b"\n", at + _KEY, min(at + 4096, stop))
+            key = bytes(data[end - _KEY : end]) if end >= 0 else b""
+            keys.append(key.translate(None, _DIGITS))
+            near = keys[-_NEIGHBOURS:]
+            if key and near.count(keys[-1]) >= _SAME:
+                return max(at - len(near) * step, start), min(at + step, stop)
+        return None
 
-    def _count(self, data: bytes | bytearray, start: int, stop: int, offset: int, line: int) -> None:
-        block = bytes(data[start:stop])
-        lines = block.split(b"\n")[1:-1]
-        step = max(len(lines) // 256, 1)
-        sample = [_message(raw) for raw in lines[::step]]
-        shapes = Counter(_VOLATILE.sub(b"#", message) for message in sample)
-        for shape, count in shapes.items():
-            if count < _SHARE * len(sample) or not shape.strip():
-                continue
-            fragment = max(shape.split(b"#"), key=len)
-            if len(fragment) < 6 and b"#" in shape:
-                continue
-            self._add(block, fragment, shape, start + offset, data, line, start)
-
-    def _add(
+    def _find(
         self,
-        block: bytes,
-        fragment: bytes,
-        shape: bytes,
-        offset: int,
         data: bytes | bytearray,
-        line: int,
         start: int,
+        stop: int,
+        part: tuple[int, int],
+        offset: int,
+        line: int,
     ) -> None:
-        count = block.count(fragment)
-        first, last = block.find(fragment), block.rfind(fragment)
-        begin = block.rfind(b"\n", 0, first) + 1
-        finish = block.find(b"\n", last)
-        finish = finish if finish >= 0 else len(block)
-        seen = self._seen.get(shape)
-        if seen is None:
-            head = _lines(block[begin : begin + 2048])
-            self._seen[shape] = seen = _Seen(
-                fragment=fragment,
-                title=clean(head.texts[0]),
-                text=head.raw[0].rstrip("\r"),
-                start=offset + begin,
-                line=line + data.count(b"\n", 0, start + begin),
-                end=0,
-                count=0,
-                first=head.time(0),
-                last=None,
-            )
-        seen.count += count
-        seen.end = offset + finish
-        seen.last = _lines(block[block.rfind(b"\n", 0, last) + 1 : finish]).time(0)
+        lines = bytes(data[part[0] : part[1]]).split(b"\n")[1:-1]
+        step = max(len(lines) // 256, 1)
+        shapes = Counter(_VOLATILE.sub(b"#", _message(raw)) for raw in lines[::step])
+        for shape, count in shapes.items():
+            fragment = max(shape.split(b"#"), key=len)
+            rare = count < _SHARE * shapes.total()
+            if rare or shape in self._going_on or len(fragment) < _SHORTEST_FRAGMENT:
+                continue
+            if shape not in self._seen:
+                # It may have begun before the stretch; how long before, nobody looked.
+                back = max(start - STRETCH, 0)
+                self._seen[shape] = _begin(data, fragment, back, stop, offset, line)
+                self._add(self._seen[shape], data, back, start, offset)
+            self._add(self._seen[shape], data, start, stop, offset)
+            self._going_on.add(shape)
+
+    def _add(self, seen: _Seen, data: bytes | bytearray, start: int, stop: int, offset: int) -> int:
+        """Count the message in ``data[start:stop]``."""
+        count = data.count(seen.fragment, start, stop)
+        if count:
+            last = data.rfind(seen.fragment, start, stop)
+            end = data.find(b"\n", last, last + 4096)
+            end = end if end >= 0 else stop
+            begin = data.rfind(b"\n", start, last) + 1
+            seen.count += count
+            seen.end = offset + end - data[last:end].endswith(b"\r")
+            seen.last = _lines(data[begin:end]).time(0)
+        return count
 
     def _flood(self, seen: _Seen) -> Flood:
         rate = None
@@ -144,8 +148,25 @@ class Floods:
         )
 
 
-def _lines(data: bytes) -> Lines:
-    return Lines(data.decode("latin-1"))
+def _begin(data: bytes | bytearray, fragment: bytes, start: int, stop: int, offset: int, line: int) -> _Seen:
+    first = data.find(fragment, start, stop)
+    begin = data.rfind(b"\n", 0, first) + 1
+    head = _lines(data[begin : begin + 2048])
+    return _Seen(
+        fragment=fragment,
+        title=clean(head.texts[0]),
+        text=head.raw[0].rstrip("\r"),
+        start=offset + begin,
+        line=line + data.count(b"\n", 0, begin),
+        end=0,
+        count=0,
+        first=head.time(0),
+        last=None,
+    )
+
+
+def _lines(data: bytes | bytearray) -> Lines:
+    return Lines(data.decode("latin-1") or " ")
 
 
 def _message(raw: bytes) -> bytes:

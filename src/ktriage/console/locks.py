@@ -21,7 +21,9 @@ _WANTS = re.compile(r"^(?P<task>\S.*)/(?P<pid>\d+)(?: \[.*\])? is trying to acqu
 _HOLDS = re.compile(r"already holding(?: lock)?:|^but task .* (?:is|was) already holding", re.ASCII)
 _HELD_BY = re.compile(r"^\d+ locks? held by (?P<task>.+)/(?P<pid>\d+)(?:, last CPU#\d+)?:", re.ASCII)
 _HUNG = re.compile(r"^INFO: task (?P<task>.+):(?P<pid>\d+) blocked (?:in I/O wait )?for more than", re.ASCII)
-_WAITING_FUNCTION = re.compile("lock|down_|rwsem|mutex|schedule")
+_WAITING = re.compile(
+    r"^ *(?:\[<[0-9a-f]+>\] )?\w*(?:mutex_lock|rwsem_down|down_(?:read|write)|rt_mutex|slowlock)", re.ASCII
+)
 _MARKS = ("locks held by", "lock held by", "trying to acquire", "blocked")
 
 
@@ -46,7 +48,8 @@ class _Reader:
         self._pid: int | None = None
         self._wanted = False
         self._deadlock: tuple[str, int] | None = None
-        self._hung: set[int] = set()
+        self._hung: int | None = None
+        self._waiting: set[int | None] = set()
 
     def read(self, line: str) -> None:
         if match := _WANTS.match(line):
@@ -54,8 +57,9 @@ class _Reader:
             self._deadlock = match["task"], int(match["pid"])
         elif match := _HELD_BY.match(line):
             self._task, self._pid, self._wanted = match["task"], int(match["pid"]), False
+            self._hung = None
         elif match := _HUNG.match(line):
-            self._hung.add(int(match["pid"]))
+            self._hung = int(match["pid"])
         elif self._deadlock and _HOLDS.search(line):
             (self._task, self._pid), self._wanted = self._deadlock, False
         elif match := _LINK.match(line):
@@ -64,6 +68,8 @@ class _Reader:
             self._lock(match)
         elif self._links:
             self._frame(line)
+        elif self._hung is not None and _WAITING.match(line):
+            self._waiting.add(self._hung)
 
     def _lock(self, match: re.Match[str]) -> None:
         lock = Lock(
@@ -86,11 +92,11 @@ class _Reader:
             self._links.append((-1, "", []))
 
     def settled(self) -> list[Lock]:
-        """Return the locks; the last one of a hung task is the one that it waits for."""
-        last: dict[int | None, Lock] = {lock.pid: lock for lock in self._locks if lock.pid in self._hung}
+        """Return the locks; the last one of a task that hangs in a lock is the one that it waits for."""
+        last = {lock.pid: lock for lock in self._locks if lock.pid in self._waiting}
         return [
             Lock(lock.name, True, lock.task, lock.pid, lock.address, lock.usage, lock.function)
-            if last.get(lock.pid) is lock and _WAITING_FUNCTION.search(lock.function or "lock")
+            if last.get(lock.pid) is lock
             else lock
             for lock in self._locks
         ]
