@@ -15,8 +15,9 @@
  * them.
  *
  * Connections are opened anew in waves of -w, and the waves are spread evenly
- * over the time of a connection.  Nothing here is random: what a run finds at the moment of the
- * kill depends on how far the scheduler has let each process come.
+ * over the time of a connection: with -w times -k equal to -c, one wave for each
+ * request that every client sends.  Nothing here is random: what the kill hits
+ * depends on how far the scheduler has let each process come.
  *
  * Exits with 0 when the storm took place, whatever it broke in the kernel.
  */
@@ -36,6 +37,7 @@
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -49,6 +51,7 @@
 #define EVENTS		64
 #define MONITOR_MS	10
 #define GIVE_UP_MS	15000
+#define SPARE_FILES	64
 #define STATS		"/proc/net/ulp_tally"
 
 static const char request[] = "GET /tally HTTP/1.1\r\nHost: storm\r\n\r\n";
@@ -58,7 +61,7 @@ static const char *ulp = "tally";
 static unsigned int clients = 256;
 static unsigned int wave = 4;
 static unsigned int per_connection = 64;
-static unsigned int storm_ms = 200;
+static unsigned int storm_ms = 150;
 static struct sockaddr_in address = {
 	.sin_family = AF_INET,
 	.sin_port = 0,
@@ -171,11 +174,12 @@ static void ask(int epfd, unsigned int *left, int fd, unsigned int events)
 static void load(void)
 {
 	struct epoll_event ev[EVENTS];
-	unsigned int *left = calloc(clients + 16, sizeof(*left)), c;
+	unsigned int *left = calloc(clients + SPARE_FILES, sizeof(*left)), c;
 	int epfd = epoll_create1(0), n, i;
 
 	if (!left)
 		err(1, "calloc");
+	/* The first connections of a wave end together, and so do all after them. */
 	for (c = 0; c < clients; c++)
 		dial(epfd, left, 1 + c / wave * wave * per_connection / clients);
 	for (;;) {
@@ -192,6 +196,7 @@ static pid_t spawn(void (*job)(int), int arg)
 	if (pid < 0)
 		err(1, "fork");
 	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		job(arg);
 		_exit(0);
 	}
@@ -202,6 +207,16 @@ static void load_job(int lfd)
 {
 	close(lfd);
 	load();
+}
+
+static unsigned int number(const char *text)
+{
+	char *end;
+	unsigned long value = strtoul(text, &end, 10);
+
+	if (*end || !value || value > 60000)
+		errx(2, "%s: not a number from 1 to 60000", text);
+	return value;
 }
 
 static long now_ms(void)
@@ -246,17 +261,18 @@ int main(int argc, char **argv)
 	while ((opt = getopt(argc, argv, "u:c:w:k:t:p:")) != -1) {
 		switch (opt) {
 		case 'u': ulp = optarg; break;
-		case 'c': clients = strtoul(optarg, NULL, 10); break;
-		case 'w': wave = strtoul(optarg, NULL, 10); break;
-		case 'k': per_connection = strtoul(optarg, NULL, 10); break;
-		case 't': storm_ms = strtoul(optarg, NULL, 10); break;
-		case 'p': port = strtoul(optarg, NULL, 10); break;
-		default: errx(2, "usage: ulp-storm [-u ulp] [-c clients] [-w wave] [-k requests] [-t ms] [-p port]");
+		case 'c': clients = number(optarg); break;
+		case 'w': wave = number(optarg); break;
+		case 'k': per_connection = number(optarg); break;
+		case 't': storm_ms = number(optarg); break;
+		case 'p': port = number(optarg); break;
+		default:
+			errx(2, "usage: ulp-storm [-u ulp] [-c clients] [-w wave] [-k requests] [-t ms] [-p port]");
 		}
 	}
 	address.sin_port = htons(port);
 	address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-	files.rlim_cur = files.rlim_max = clients + 64;
+	files.rlim_cur = files.rlim_max = clients + SPARE_FILES;
 	if (setrlimit(RLIMIT_NOFILE, &files))
 		err(1, "setrlimit");
 	count = mmap(NULL, sizeof(*count), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -272,7 +288,9 @@ int main(int argc, char **argv)
 	start = now_ms();
 	while (count->accepted < clients && now_ms() - start < GIVE_UP_MS)
 		poll(NULL, 0, 1);
-	for (start = now_ms(); now_ms() - start < storm_ms; poll(NULL, 0, MONITOR_MS))
+	if (count->accepted < clients)
+		errx(1, "only %lu of %u clients came through", count->accepted, clients);
+	for (start = now_ms(); now_ms() - start < (long)storm_ms; poll(NULL, 0, MONITOR_MS))
 		read_stats();
 	kill(server, SIGKILL);
 	waitpid(server, NULL, 0);
