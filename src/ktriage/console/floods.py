@@ -48,6 +48,7 @@ class Floods:
     def __init__(self, source: str) -> None:
         self._source = source
         self._seen: dict[bytes, _Seen] = {}
+        self._recent: list[bytes] = []
         self._going_on: set[bytes] = set()
         self._repeated: dict[str, _Seen] = {}
 
@@ -80,16 +81,19 @@ class Floods:
         return sorted(floods, key=lambda flood: flood.start)
 
     def _suspicious(self, data: bytes | bytearray, start: int, stop: int) -> tuple[int, int] | None:
-        """Return the first part of the stretch where most lines look the same, or None."""
+        """Return the first part of the stretch where most lines look the same, or None.
+
+        The part may begin before the stretch.
+        """
         step = max((stop - start) // _SAMPLES, 1)
-        keys: list[bytes] = []
+        keys = self._recent
         for at in range(start, stop, step):
             end = data.find(b"\n", at + _KEY, min(at + 4096, stop))
             key = bytes(data[end - _KEY : end]) if end >= 0 else b""
             keys.append(key.translate(None, _DIGITS))
-            near = keys[-_NEIGHBOURS:]
-            if key and near.count(keys[-1]) >= _SAME:
-                return max(at - len(near) * step, start), min(at + step, stop)
+            del keys[:-_NEIGHBOURS]
+            if key and keys.count(keys[-1]) >= _SAME:
+                return max(at - _NEIGHBOURS * step, 0), min(at + step, stop)
         return None
 
     def _find(
