@@ -213,7 +213,7 @@ def test_command_writes_the_mail(bisected, tmp_path, capsys):
     assert parsed["In-Reply-To"] == "<20180816194909.1234-2-dana@author.org>"
     said = " ".join(parsed.get_content().split())
     assert "99.91%" in said
-    assert "80% (95% interval: 50% to 95%) of the runs crash" in said
+    assert "With it 80% (95% interval: 50% to 95%) of the runs crash" in said
     assert "(wrote the commit, signed it off)" in capsys.readouterr().err
 
 

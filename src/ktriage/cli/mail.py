@@ -23,6 +23,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log", required=True, metavar="FILE", type=Path, help="the bisection's log")
     parser.add_argument("--repo", metavar="DIR", type=Path, help="the repository (default: the log's)")
     parser.add_argument("--report", metavar="LOG", type=Path, help="console log to quote the crash from")
+    parser.add_argument("--vmlinux", metavar="FILE", type=Path, help="the kernel, for lines in the report")
+    parser.add_argument(
+        "--modules", metavar="DIR", type=Path, action="append", default=[], help="modules, for the same"
+    )
     parser.add_argument(
         "--reproducer", metavar="FILE", type=Path, help="a text that says how to reproduce it"
     )
@@ -59,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
         ignore=args.ignore,
         in_reply_to=args.in_reply_to,
         regzbot=args.regzbot,
+        vmlinux=args.vmlinux,
+        modules=tuple(args.modules),
     )
     text, recipients = write_mail(request)
     _tell(recipients)

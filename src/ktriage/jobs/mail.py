@@ -7,25 +7,31 @@ import socket
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parseaddr
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ktriage.case.bisection import from_log
 from ktriage.case.text import percent
+from ktriage.case.trials import load_outcome
+from ktriage.console import read_crashes
 from ktriage.errors import UserError
 from ktriage.history.git import GitError, git
 from ktriage.history.repository import Repository
 from ktriage.people.mail import Finding, as_text, draft
 from ktriage.people.recipients import CC, TO, Recipient, Recipients, commit_recipients
 from ktriage.people.trailers import parse_trailers, patch_message_id
+from ktriage.symbols.report import annotated_text
+from ktriage.trial import load_spec
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from ktriage.bisect.types import Answer, Log
+    from ktriage.bisect.types import Log
     from ktriage.case.types import Bisection
     from ktriage.console.types import Crash
     from ktriage.history.repository import Commit
+    from ktriage.trial import Outcome
 
+MOST_LINES_BEFORE = 8
+"""Lines of console before a report's own first line that may be left out of a mail."""
 REGRESSIONS = "regressions@lists.linux.dev"
 
 
@@ -34,7 +40,9 @@ class MailRequest:
     """What to write a mail about, and what the sender adds or overrides.
 
     ``crash`` is the crash to quote; without it the one in ``report`` (a console log) is, else that of the
-    culprit's first crashed run whose directory is still there. ``reproducer`` is a text file.
+    culprit's first crashed run whose directory is still there. ``reproducer`` is a text file; without it
+    the commands of the specification are told, where the bisection ran in VMs. With ``vmlinux`` and
+    ``modules`` the report gets source lines.
     """
 
     log: Log
@@ -48,6 +56,8 @@ class MailRequest:
     ignore: Path | None = None
     in_reply_to: str | None = None
     regzbot: bool = False
+    vmlinux: Path | None = None
+    modules: tuple[Path, ...] = ()
 
 
 def write_mail(request: MailRequest) -> tuple[str, list[Recipient]]:
@@ -61,10 +71,13 @@ def write_mail(request: MailRequest) -> tuple[str, list[Recipient]]:
         raise UserError("there is no culprit to write about")
     repository = Repository(request.repo)
     commit = repository.commit(repository.resolve(answer.culprit))
-    crash = request.crash or _crash(request)
+    outcome = _outcome(request)
+    crash = request.crash or (_read(request.report) if request.report else outcome.crash if outcome else None)
+    if crash and (request.vmlinux or request.modules):
+        crash = _symbolized(request, crash)
     recipients = _recipients(request, commit)
     message = draft(
-        _finding(request, answer, commit, crash),
+        _finding(request, commit, crash, outcome.evidence if outcome else ()),
         recipients,
         sender=_sender(request, repository),
         date=datetime.now().astimezone(),
@@ -106,28 +119,54 @@ def _sender(request: MailRequest, repository: Repository) -> tuple[str, str]:
         return "", f"{getpass.getuser()}@{socket.getfqdn()}"
 
 
-def _crash(request: MailRequest) -> Crash | None:
-    """Return the crash to quote: out of the log that was given, else out of the culprit's own trial."""
-    from pathlib import Path
-
-    from ktriage.case.trials import load_outcome
-    from ktriage.console import read_crashes
-
+def _outcome(request: MailRequest) -> Outcome | None:
+    """Return what the culprit's first crashed run left, or another's, where one is still there."""
     answer = request.log.end
-    if request.report:
-        crashes = read_crashes(request.report.read_bytes(), str(request.report))
-        if not crashes:
-            raise UserError(f"{request.report}: there is no crash in this log")
-        return crashes[0]
     runs = [run for run in request.log.runs if run.outcome == "crashed" and run.where and not run.patches]
-    runs.sort(key=lambda run: answer is None or run.commit != answer.culprit)
-    for run in runs:
-        if run.where and (Path(run.where) / "outcome.json").exists():
-            return load_outcome(Path(run.where)).crash
+    for run in sorted(runs, key=lambda run: answer is None or run.commit != answer.culprit):
+        if (Path(run.where or "") / "outcome.json").exists():
+            return load_outcome(Path(run.where or ""))
     return None
 
 
-def _finding(request: MailRequest, answer: Answer, commit: Commit, crash: Crash | None) -> Finding:
+def _read(report: Path) -> Crash:
+    crashes = read_crashes(report.read_bytes(), str(report))
+    if not crashes:
+        raise UserError(f"{report}: there is no crash in this log")
+    return crashes[0]
+
+
+def _symbolized(request: MailRequest, crash: Crash) -> Crash:
+    # drgn takes 100 ms to load, which who has no debug information need not pay.
+    from ktriage.symbols.symbolize import symbolize_crash
+
+    return symbolize_crash(crash, vmlinux=request.vmlinux, modules=request.modules)
+
+
+def _quoted(crash: Crash) -> str:
+    """Return the report with its source lines, from where it begins: the console's lines before it go."""
+    text = annotated_text(crash)
+    before, cut, after = text.partition("------------[ cut here ]------------")
+    return cut + after if cut and before.count("\n") <= MOST_LINES_BEFORE else text
+
+
+def _reproduce(request: MailRequest) -> str:
+    if request.reproducer:
+        return request.reproducer.read_text(encoding="utf-8", errors="replace")
+    path = Path(request.log.start.call.get("spec", ""))
+    try:
+        spec = load_spec(path)
+    except (UserError, OSError):
+        # Moved or changed since: then the mail says nothing of it.
+        return ""
+    kernel = spec.kernel.package or spec.kernel.image
+    lines = [f"# on {kernel}, {spec.guest.cpus} CPU(s), {spec.guest.memory} of memory"]
+    lines += [f"gcc -static -O2 -pthread -o {Path(c).stem} {Path(c).name}" for c in spec.guest.compile]
+    lines += [f"insmod {spec.module.name}.ko {spec.module.parameters}".rstrip()] if spec.module else []
+    return "\n".join([*lines, *spec.run.commands])
+
+
+def _finding(request: MailRequest, commit: Commit, crash: Crash | None, evidence: tuple[str, ...]) -> Finding:
     bisection = from_log(request.log)
     ranked = bisection.candidates()
     second = ranked[1] if len(ranked) > 1 else None
@@ -138,19 +177,18 @@ def _finding(request: MailRequest, answer: Answer, commit: Commit, crash: Crash 
         subject=commit.subject,
         author=commit.author,
         date=commit.date,
-        probability=percent(answer.probability),
-        runs=answer.runs,
-        revisions=answer.revisions,
+        probability=percent(bisection.probability),
+        runs=len(bisection.runs),
+        revisions=bisection.revisions(),
         commits=bisection.count(),
         range=f"{bisection.good[:12]}..{bisection.bad[:12]}",
         crash_rate=_rate(bisection),
         runner_up=f'{second.short} ("{second.subject}") at {percent(second.probability)}' if second else None,
         verification=_verification(bisection),
-        report=crash.text if crash else "",
+        evidence=[line for line in evidence if not line.startswith("console: ")],
+        report=_quoted(crash) if crash else "",
         kernel=crash.kernel if crash else None,
-        reproduce=request.reproducer.read_text(encoding="utf-8", errors="replace")
-        if request.reproducer
-        else "",
+        reproduce=_reproduce(request),
     )
 
 

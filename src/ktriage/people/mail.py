@@ -23,7 +23,7 @@ MOST_LINE = 998
 """Characters in a line, RFC 5322, 2.1.1."""
 MOST_REPORT_LINES = 400
 
-_POLICY = email.policy.default.clone(linesep="\n", cte_type="8bit", max_line_length=78)
+_POLICY = email.policy.default.clone(linesep="\n", cte_type="8bit", max_line_length=MOST_LINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,8 @@ class Finding:
     """What the mail says. ``percent``s are given as words; ``range`` is ``good..bad`` in short hashes.
 
     ``report`` is the crash's text and is quoted as it is. ``reproduce`` are command lines or the text of
-    a reproducer. ``verification`` are sentences.
+    a reproducer. ``verification`` are sentences; ``evidence`` is what the
+    guest showed beside the crash, a line each.
     """
 
     title: str
@@ -47,6 +48,7 @@ class Finding:
     crash_rate: str | None = None
     runner_up: str | None = None
     verification: Sequence[str] = ()
+    evidence: Sequence[str] = ()
     report: str = ""
     kernel: str | None = None
     reproduce: str = ""
@@ -93,14 +95,16 @@ def body(finding: Finding, *, regzbot: bool = False) -> str:
         _commit_block(finding),
         _prose(
             f"The probability that {short} brought it is {finding.probability}, from {tested}{where}."
+            + (f" With it {finding.crash_rate} of the runs crash." if finding.crash_rate else "")
             + (f" The runner-up is {finding.runner_up}." if finding.runner_up else "")
-            + (f" With it, {finding.crash_rate} of the runs crash." if finding.crash_rate else "")
         ),
     ]
     parts += [_prose(" ".join(finding.verification))] if finding.verification else []
     if finding.report:
         kernel = f", on Linux {finding.kernel}" if finding.kernel else ""
         parts += [_prose(f"The crash{kernel}:"), "\n".join(_verbatim(finding.report))]
+    if finding.evidence:
+        parts += ["What else was seen:", "\n".join(f"  {_line(line)}" for line in finding.evidence)]
     if finding.reproduce:
         parts += [
             "To reproduce it:",
@@ -108,9 +112,7 @@ def body(finding: Finding, *, regzbot: bool = False) -> str:
         ]
     if regzbot:
         parts.append(f"#regzbot introduced: {short}")
-    parts.append(
-        _prose(f"Found with ktriage {__version__}. This mail was read by a person before it was sent.")
-    )
+    parts.append(f"Found with ktriage {__version__}.")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
