@@ -34,7 +34,6 @@ def rate(history: dict[str, str], place: Path, *, restore: bool, runs: int = RUN
 def test_restored_guests_crash_as_often_as_booted_ones(history: dict[str, str], tmp_path: Path) -> None:
     restored = rate(history, tmp_path / "restored", restore=True)
     booted = rate(history, tmp_path / "booted", restore=False)
-    print(f"restored {restored.rate} {restored.interval}, booted {booted.rate} {booted.interval}")
     assert restored.outcomes.get("infra", 0) + booted.outcomes.get("infra", 0) <= 2
     # Neither always nor never: each guest draws its own luck.
     assert 0 < restored.outcomes["crashed"] < restored.runs
