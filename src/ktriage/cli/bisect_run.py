@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import argparse
 
     from ktriage.bisect.types import Answer
+    from ktriage.cli.bisect_view import View
+    from ktriage.jobs.lab import Lab
 
 
 def options(args: argparse.Namespace, call: dict[str, Any]) -> Options:
@@ -110,7 +112,7 @@ def run_spec(args: argparse.Namespace) -> Answer:
     repository = Repository(args.repo)
     log = args.log or default_log(repository.path)
     with open_view(as_json=args.json, log=log) as view:
-        answer, _ = bisect_in_vms(
+        answer, lab = bisect_in_vms(
             args.spec,
             repo=repository.path,
             good=args.good,
@@ -121,7 +123,18 @@ def run_spec(args: argparse.Namespace) -> Answer:
             observer=view,
             progress=view.note,
         )
+        _page(lab, log, view)
     return answer
+
+
+def _page(lab: Lab, log: Path, view: View) -> None:
+    """Catch the culprit's crash with a vmcore, and write the page and the mail beside the trials."""
+    from ktriage.jobs.conclude import conclude
+
+    conclusion = conclude(lab, read_log(log), _output(log), progress=view.note)
+    view.note(f"page: {conclusion.page}")
+    if conclusion.mail:
+        view.note(f"draft of a mail: {conclusion.mail}")
 
 
 def resume(args: argparse.Namespace) -> Answer:
@@ -135,7 +148,8 @@ def resume(args: argparse.Namespace) -> Answer:
         from ktriage.jobs.bisect_vms import resume_in_vms
 
         with open_view(as_json=args.json, log=log) as view:
-            answer, _ = resume_in_vms(log, old, jobs=args.jobs, observer=view, progress=view.note)
+            answer, lab = resume_in_vms(log, old, jobs=args.jobs, observer=view, progress=view.note)
+            _page(lab, log, view)
         return answer
     if call.get("kind") != "command":
         raise UserError(f"{log}: the log does not say what was run, so it can't be resumed from here")
