@@ -31,7 +31,7 @@ WHOLE = 256 << 10
 LONGEST_LINE = 1 << 20
 
 _LARGE = 256 << 10
-_COUNT_SLOWLY = 64 << 20
+_COUNT_SLOWLY = 256 << 20
 
 Finding = Crash | Flood
 
@@ -69,6 +69,7 @@ class Reader:
         self._base = 0  # offset in the log of the buffer's first byte
         self._line = 1  # its line
         self._scanned = 0  # offset in the log up to which headers were looked for
+        self._found: tuple[int, list[int]] = 0, []  # headers found already, up to an offset in the log
         self._headers: deque[int] = deque()  # offsets of headers of regions that are still open
         self._lines = LineCounter()
         self._causes = Causes()
@@ -97,9 +98,12 @@ class Reader:
         if self._headers or len(chunk) < _LARGE or not border or len(chunk) - end > LOOK_BACK:
             return False
         seam = bytes(self._buffer[self._scanned - self._base :]) + chunk[:border]
-        if candidates(seam) or candidates(memoryview(chunk)[border:end]):
-            return False
         start = self._base + len(self._buffer)
+        found = [self._scanned + offset for offset in candidates(seam)]
+        found += [start + border + offset for offset in candidates(memoryview(chunk)[border:end])]
+        if found:
+            self._found = start + end, found
+            return False
         lines = self._line + self._lines.count(self._buffer, 0, len(self._buffer))
         if self._sample:
             self._floods.look(chunk, 0, end, start, lines)
@@ -127,9 +131,7 @@ class Reader:
         """Read ``data`` as far as possible; return the offset from which it is still needed."""
         end = self._base + len(data) if final else self._last_line_end(data)
         if end > self._scanned:
-            fresh = memoryview(data)[self._scanned - self._base : end - self._base]
-            self._collect(data, candidates(fresh), self._scanned)
-            fresh.release()
+            self._collect(data, self._candidates(data, end))
             if self._sample:
                 self._floods.look(data, self._scanned - self._base, end - self._base, self._base, self._line)
             self._scanned = end
@@ -149,11 +151,18 @@ class Reader:
         partial = self._base + len(data) - end
         return end if partial <= LONGEST_LINE else self._base + len(data)
 
-    def _collect(self, data: bytes | bytearray, offsets: list[int], origin: int) -> None:
+    def _candidates(self, data: bytes | bytearray, end: int) -> list[int]:
+        """Return the offsets of headers between what was scanned and ``end``."""
+        if self._found[0] == end:
+            return self._found[1]
+        with memoryview(data)[self._scanned - self._base : end - self._base] as fresh:
+            return [self._scanned + offset for offset in candidates(fresh)]
+
+    def _collect(self, data: bytes | bytearray, offsets: list[int]) -> None:
         """Keep those headers that announce something."""
         done = -1
         for offset in offsets:
-            at = origin - self._base + offset
+            at = offset - self._base
             if at < done:
                 continue
             start = data.rfind(b"\n", max(at - SILENCE, 0), at) + 1
