@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from ktriage.console.types import Crash, Frame
     from ktriage.dump.types import ModuleState
+    from ktriage.symbols.code import Instruction
 
 MOST_DIFF_LINES = 1500
 """Lines of a culprit's diff that the page shows: a tree-wide clean-up would drown everything else."""
@@ -87,6 +88,8 @@ class View:
     frames: list[tuple[Frame, str | None]] = field(default_factory=list)
     guesses: list[tuple[Frame, str | None]] = field(default_factory=list)
     where: str = ""
+    code: list[Instruction] = field(default_factory=list)
+    access: str = ""
     modules: list[ModuleRow] = field(default_factory=list)
     modules_note: str = ""
     dumped: list[ModuleState] = field(default_factory=list)
@@ -198,6 +201,12 @@ def _fill_crash(view: View, crash: Crash, module: str | None) -> None:
     rows = [(frame, _frame_note(crash, frame, module)) for frame in crash.stack]
     view.frames = [row for row in rows if row[0].reliable]
     view.guesses = [row for row in rows if not row[0].reliable]
+    # capstone takes 50 ms to load, which a page without a crash need not pay.
+    from ktriage.symbols.code import read_code
+
+    if code := read_code(crash):
+        view.code = list(code.instructions)
+        view.access = str(code.access) if code.access else ""
     cpu = f"CPU {crash.cpu}" if crash.cpu is not None else ""
     task = f"{crash.comm or 'task'} ({crash.pid})" if crash.pid is not None else crash.comm or ""
     view.where = ", ".join(part for part in (cpu, task) if part)

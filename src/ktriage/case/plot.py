@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from ktriage.case.lanes import lay_out
 from ktriage.case.types import Commit
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ HEAD = 78
 FOOT = 26
 MOST_ROWS = 48
 SHADES = 24
+LANE = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,9 @@ class BeliefMap:
     curve: str
     area: str
     bits: list[tuple[float, str]]
+    indent: float
+    dots: list[tuple[float, float]]
+    lines: list[tuple[float, float, float, float]]
 
 
 def entropy(belief: Mapping[str, float], commits: int) -> float:
@@ -177,6 +182,7 @@ def belief_map(bisection: Bisection) -> BeliefMap:
         for i, run in enumerate(bisection.runs)
         if run.commit in index
     ]
+    indent, dots, lines = _graph(bisection, rows, index)
     stride = next((s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500) if s * column >= 30), 1000)
     ticks = [(left + (n - 0.5) * column, n) for n in range(stride, count + 1, stride)]
     curve, area, bits = _uncertainty(bisection, column)
@@ -196,7 +202,35 @@ def belief_map(bisection: Bisection) -> BeliefMap:
         curve=curve,
         area=area,
         bits=bits,
+        indent=indent,
+        dots=dots,
+        lines=lines,
     )
+
+
+def _graph(
+    bisection: Bisection, rows: Sequence[Row], index: Mapping[str, int]
+) -> tuple[float, list[tuple[float, float]], list[tuple[float, float, float, float]]]:
+    """Draw the commit graph beside the labels: its width, its dots and its lines; nothing of a cut range."""
+    commits = bisection.commits
+    if len(rows) < len(commits) or not any(commit.merge for commit in commits):
+        return 0.0, [], []
+    parents: list[list[int]] = [[] for _ in rows]
+    outside = index.get(bisection.good)
+    for commit in commits:
+        places = [index[commits[p].hash] if p >= 0 else outside for p in commit.parents]
+        parents[index[commit.hash]] = [place for place in places if place is not None]
+    lanes = lay_out(parents)
+
+    def x(lane: int) -> float:
+        return 5.0 + lane * LANE
+
+    def y(row: int) -> float:
+        return rows[row].y + ROW / 2
+
+    dots = [(x(lane), y(row)) for row, lane in enumerate(lanes.lane)]
+    lines = [(x(a), y(row), x(b), y(row + 1)) for row, a, b in lanes.edges]
+    return lanes.width * LANE + 6.0, dots, lines
 
 
 def _uncertainty(bisection: Bisection, column: float) -> tuple[str, str, list[tuple[float, str]]]:

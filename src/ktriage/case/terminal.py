@@ -142,6 +142,11 @@ def render_crash(crash: Crash, times: int = 1) -> RenderableType:
         table.add_row(*_frame(frame))
     more = len(frames) - MOST_FRAMES
     tail = [Text(f"  and {text.plural(more, 'frame')} more", "dim")] if more > 0 else []
+    from ktriage.symbols.code import read_code
+
+    code = read_code(crash)
+    if code and code.access:
+        tail.append(Text(f"  {code.access}"))
     title = Text(text.clean(crash.title), "red").append(f", {times} times" if times > 1 else "", "default")
     return Group(title, Padding(table, (0, 0, 0, 2), expand=False), *tail)
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ktriage.history.repository import Commit
     from ktriage.trial import Outcome
 
+CUT = "------------[ cut here ]------------"
 MOST_LINES_BEFORE = 8
 """Lines of console before a report's own first line that may be left out of a mail."""
 REGRESSIONS = "regressions@lists.linux.dev"
@@ -144,10 +145,12 @@ def _symbolized(request: MailRequest, crash: Crash) -> Crash:
 
 
 def _quoted(crash: Crash) -> str:
-    """Return the report with its source lines, from where it begins: the console's lines before it go."""
-    text = annotated_text(crash)
-    before, cut, after = text.partition("------------[ cut here ]------------")
-    return cut + after if cut and before.count("\n") <= MOST_LINES_BEFORE else text
+    """Return the first report of the text, with its source lines, without the console's lines before it."""
+    before, *reports = annotated_text(crash).split(CUT)
+    if not reports or before.count("\n") > MOST_LINES_BEFORE:
+        return annotated_text(crash)
+    more = f"[and {len(reports) - 1} more of the kind]\n" if len(reports) > 1 else ""
+    return CUT + reports[0] + more
 
 
 def _reproduce(request: MailRequest) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -195,12 +196,20 @@ def symbolize_crash(
     """Return ``crash`` with the source lines of its frames, as far as they can be told.
 
     ``modules`` are module files with debug information, or directories of them. ``build_dir`` is cut off
-    the front of paths. Where a line can't be told with certainty there is none, and ``note`` is told why.
+    the front of paths. Where a line can't be told with certainty there is none, and ``note`` is told why,
+    once for each reason as long as the same files are used.
     Raises UserError where ``vmlinux`` can't be used or a place for modules does not exist.
     """
     places = () if modules is None else (modules,) if isinstance(modules, Path) else tuple(modules)
-    symbolizer = Symbolizer(vmlinux, places, build_dir)
+    symbolizer = _symbolizer(vmlinux, places, build_dir)
+    known = len(symbolizer.notes)
     found = symbolizer.crash(crash)
-    for text in symbolizer.notes:
+    for text in symbolizer.notes[known:]:
         note(text)
     return found
+
+
+@lru_cache(maxsize=4)
+def _symbolizer(vmlinux: Path | None, modules: tuple[Path, ...], build_dir: Path | None) -> Symbolizer:
+    """Keep the files of the last calls open: a log has many crashes of one kernel."""
+    return Symbolizer(vmlinux, modules, build_dir)
