@@ -26,6 +26,7 @@ EXAMPLE = "journalctl -k -b -1 | ktriage report"
 
 _IDLE_SECONDS = 1.0
 _FRAMES_SHOWN = 12
+_AROUND = 3
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -36,18 +37,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--follow", action="store_true", help="keep reading a log that grows")
     parser.add_argument("--exit-code", action="store_true", help="exit with 1 where there is a crash")
     parser.add_argument("--vmlinux", type=Path, metavar="V", help="the kernel with its debug information")
+    parser.add_argument("--src", type=Path, metavar="DIR", help="show the source around each frame from here")
     parser.add_argument("--modules", type=Path, metavar="DIR", help="where the modules' debug information is")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the findings; return 1 where there is a crash and ``--exit-code`` was given, else 0."""
-    for file, kind in ((args.vmlinux, "file"), (args.modules, "directory")):
+    for file, kind in ((args.vmlinux, "file"), (args.modules, "directory"), (args.src, "directory")):
         if file is not None and not (file.is_file() if kind == "file" else file.is_dir()):
             raise UserError(f"{file}: no such {kind}", path=str(file))
     logs = args.logs or ["-"]
     if args.follow and len(logs) > 1:
         raise UserError("--follow reads one log", logs=logs)
-    printer = _Printer(as_json=args.json)
+    printer = _Printer(as_json=args.json, sources=args.src)
     for log in logs:
         if len(logs) > 1 and not args.json:
             printer.source(log)
@@ -64,8 +66,14 @@ def _symbolized(finding: Crash | Flood, args: argparse.Namespace) -> Crash | Flo
     if not isinstance(finding, Crash) or (args.vmlinux is None and args.modules is None):
         return finding
     symbolize = importlib.import_module("ktriage.symbols.symbolize")
-    symbolized: Crash = symbolize.symbolize_crash(finding, vmlinux=args.vmlinux, modules=args.modules)
+    symbolized: Crash = symbolize.symbolize_crash(
+        finding, vmlinux=args.vmlinux, modules=args.modules, note=_note
+    )
     return symbolized
+
+
+def _note(text: str) -> None:
+    sys.stderr.write(f"ktriage report: {text}\n")
 
 
 def _findings(log: str, *, follow: bool) -> Iterator[Crash | Flood]:
@@ -106,9 +114,10 @@ def _followed(reader: Reader, chunks: Iterator[bytes]) -> Iterator[Crash | Flood
 class _Printer:
     """Prints findings as JSON Lines, or for a person to read."""
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, *, as_json: bool, sources: Path | None) -> None:
         self.crashes = 0
         self._json = as_json
+        self._sources = sources
         self._bold, self._plain = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() else ("", "")
 
     def source(self, log: str) -> None:
@@ -147,7 +156,10 @@ class _Printer:
         facts += [f"blamed on {crash.guilty_file}"] if crash.guilty_file else []
         facts += _count(crash)
         facts += [f"{word}: {value}" for word, value in _locks(crash)]
-        facts += [f"  {_frame(frame)}" for frame in _shown(crash)]
+        facts += _access(crash)
+        for frame in _shown(crash):
+            facts.append(f"  {_frame(frame)}")
+            facts += _around(frame, self._sources)
         body = "".join(f"    {fact}\n" for fact in facts)
         return f"{self._bold}{self.crashes}. {crash.title}{self._plain}\n{body}\n"
 
@@ -185,6 +197,33 @@ def _locks(crash: Crash) -> Iterator[tuple[str, str]]:
             continue  # the locks of everybody else
         who = f"{lock.task}/{lock.pid}" if lock.task else "nobody"
         yield ("wants" if lock.wanted else "holds"), f"{who}: {lock.name} in {lock.function}"
+
+
+def _access(crash: Crash) -> list[str]:
+    """Say which instruction faulted, and on what."""
+    if not crash.code or not any(title.startswith("bad-access in") for title in crash.alt_titles):
+        return []
+    from ktriage.symbols.code import read_code
+
+    code = read_code(crash)
+    if code is None or code.trapped is None:
+        return []
+    return [f"trapped: {code.trapped.text}" + (f" ({code.access})" if code.access else "")]
+
+
+def _around(frame: Frame, sources: Path | None) -> list[str]:
+    """Return the source lines around a frame, if they are at hand."""
+    if sources is None or frame.file is None or frame.line is None:
+        return []
+    path = (sources / frame.file).resolve()
+    if not path.is_relative_to(sources.resolve()) or not path.is_file():
+        return []
+    lines = path.read_text(errors="replace").splitlines()
+    first = max(frame.line - 1 - _AROUND, 0)
+    return [
+        f"    {'>' if number == frame.line else ' '}{number:6} {line}"
+        for number, line in enumerate(lines[first : frame.line + _AROUND], first + 1)
+    ]
 
 
 def _shown(crash: Crash) -> list[Frame]:
