@@ -6,7 +6,7 @@ from case_sample import DIFF, sample_case, sample_crash
 from rich.console import Console
 
 from ktriage.case import text
-from ktriage.case.diff import mark_diff
+from ktriage.case.diff import mark_diff, reference_pattern
 from ktriage.case.modules import compare_modules, modules_note
 from ktriage.case.terminal import render_terminal
 from ktriage.console.types import Frame
@@ -16,17 +16,20 @@ def test_words_of_numbers():
     assert doctest.testmod(text).failed == 0
 
 
-def test_marks_the_line_on_the_stack_and_no_other():
+def test_marks_the_line_on_the_stack_and_those_that_count():
     lines = mark_diff(DIFF, sample_crash().stack)
     assert [(line.text.strip(), line.mark) for line in lines if line.mark] == [
-        ("return tcp_prot.recvmsg(sk, msg, len);", "ulp_recvmsg")
+        ("__module_get(THIS_MODULE);", "no longer __module_get()"),
+        ("module_put(THIS_MODULE);", "no longer module_put()"),
+        ("__module_get(THIS_MODULE);", "now __module_get()"),
+        ("return tcp_prot.recvmsg(sk, msg, len);", "on the crash's stack: ulp_recvmsg"),
     ]
-    assert [line.new for line in lines if line.mark] == [109]
+    assert [line.new for line in lines if line.mark][-1] == 109
 
 
 def test_marks_a_hunk_in_a_function_of_the_stack():
     (hunk,) = [line for line in mark_diff(DIFF, [Frame("ulp_clone", 1, 2)]) if line.kind == "hunk"]
-    assert hunk.mark == "in ulp_clone"
+    assert hunk.mark == "in ulp_clone, on the crash's stack"
     assert not any(line.mark for line in mark_diff(DIFF, [Frame("ulp_clo", 1, 2)]))
 
 
@@ -68,3 +71,20 @@ def test_terminal_summary_is_plain_where_there_is_no_terminal():
     assert "stored: 0" in said
     assert "net/ipv4/tcp_ulp.c:128" in said
     assert "a fixed 10 runs a revision" in said
+
+
+def test_references_are_told_from_the_innermost_frame():
+    for function, calls, not_calls in (
+        (
+            "module_put",
+            ["__module_get(x)", "try_module_get(x)", "module_put(x)"],
+            ["module_put_user", "dev_put(x)"],
+        ),
+        ("dev_hold", ["dev_put(dev)", "__dev_hold(dev)"], ["netdev_put_(x"]),
+        ("kref_put", ["kref_get(&x)"], ["kobject_get(&x)"]),
+    ):
+        pattern = reference_pattern([Frame(function, 1, 2)])
+        assert all(pattern.search(call) for call in calls), function
+        assert not any(pattern.search(call) for call in not_calls), function
+    assert reference_pattern([Frame("tcp_close", 1, 2)]) is None
+    assert reference_pattern([]) is None

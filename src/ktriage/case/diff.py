@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from ktriage.console.types import Frame
 
+_COUNTED = re.compile(r"_*(?:try_)?(\w+?)_(?:get|put|hold|release)(?:_\w+)?")
 _HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@ ?(.*)")
 
 
@@ -18,8 +19,8 @@ _HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@ ?(.*)")
 class DiffLine:
     """One line of a diff: ``kind`` is ``file``, ``hunk``, ``add``, ``del``, ``same`` or ``meta``.
 
-    ``mark`` names the frame that runs through this very line, or ``in FUNCTION`` on the head of a hunk
-    that lies in a function of the stack.
+    ``mark`` says why the line matters: the crash's stack runs through it, the hunk lies in a function of
+    the stack, or the line gets or puts the kind of reference that the crash is about.
     """
 
     kind: str
@@ -38,24 +39,48 @@ def _same_file(a: str, b: str) -> bool:
 def _location(frames: Sequence[Frame], path: str, line: int) -> str | None:
     for frame in frames:
         if frame.line == line and frame.file and _same_file(frame.file, path):
-            return frame.function
+            return f"on the crash's stack: {frame.function}"
     return None
 
 
 def _function(frames: Sequence[Frame], heading: str) -> str | None:
     for frame in frames:
         if re.search(rf"\b{re.escape(frame.function.split('.')[0])}\b", heading):
-            return f"in {frame.function}"
+            return f"in {frame.function}, on the crash's stack"
+    return None
+
+
+def reference_pattern(frames: Sequence[Frame]) -> re.Pattern[str] | None:
+    """Return what matches calls that get or put the references whose count a crash is about, or None.
+
+    It is told from the innermost frame: a crash in ``module_put`` is about references that ``module_put``,
+    ``__module_get`` and ``try_module_get`` put and get.
+    """
+    for frame in frames[:2]:
+        match = _COUNTED.fullmatch(frame.function.split(".")[0])
+        if match:
+            return re.compile(rf"\b_*(?:try_)?{re.escape(match[1])}_(?:get|put|hold|release)\w*(?=\()")
     return None
 
 
 def mark_diff(diff: str, frames: Sequence[Frame]) -> list[DiffLine]:
-    """Split ``diff`` into lines; mark those that ``frames`` name by file and line of the new side.
+    """Split ``diff`` into lines and mark those that have to do with a crash, whose stack is ``frames``.
 
-    Frames without a file and line mark only the hunks whose heading names their function. What is not
-    a unified diff comes back as ``meta`` lines: nothing is lost and nothing raises.
+    Marked are lines of the new side that the stack runs through, heads of hunks that name a function of
+    the stack, and added and removed lines that get or put the kind of reference that the crash is about.
+    What is not a unified diff comes back as ``meta`` lines: nothing is lost and nothing raises.
     """
-    return list(_walk(diff.splitlines(), frames))
+    counted = reference_pattern(frames)
+    lines = _walk(diff.splitlines(), frames)
+    return [_count_mark(line, counted) if counted else line for line in lines]
+
+
+def _count_mark(line: DiffLine, counted: re.Pattern[str]) -> DiffLine:
+    if line.mark or line.kind not in ("add", "del"):
+        return line
+    match = counted.search(line.text)
+    verb = "no longer" if line.kind == "del" else "now"
+    return replace(line, mark=f"{verb} {match[0]}()") if match else line
 
 
 def _walk(lines: Sequence[str], frames: Sequence[Frame]) -> Iterator[DiffLine]:

@@ -175,19 +175,28 @@ def _fill_bisection(view: View, case: CaseFile, bisection: Bisection) -> None:
     view.sections += [("belief", "Belief"), ("runs", "Runs")]
 
 
+def _diff_note(marks: list[str]) -> str:
+    stack = sum(1 for mark in marks if mark.endswith("on the crash's stack") or mark.startswith("on the"))
+    count = len(marks) - stack
+    said = [f"{text.plural(stack, 'place')} on the crash's stack"] if stack else []
+    said += (
+        [text.plural(count, "line that gets or puts the reference", "lines that get or put the reference")]
+        if count
+        else []
+    )
+    if said:
+        return f"Marked: {' and '.join(said)}."
+    return "No line of this change is on the crash's stack: what it did showed later, elsewhere."
+
+
 def _fill_culprit(view: View, case: CaseFile) -> None:
     if case.culprit is None:
         return
     frames = case.crash.stack if case.crash else ()
     lines = mark_diff(case.culprit.diff, frames)
     view.diff, view.diff_cut = lines[:MOST_DIFF_LINES], max(0, len(lines) - MOST_DIFF_LINES)
-    marked = sum(1 for line in lines if line.mark)
     if case.crash:
-        view.diff_note = (
-            f"{text.plural(marked, 'place')} on the crash's stack: marked."
-            if marked
-            else "No line of this change is on the crash's stack: what it did showed later, elsewhere."
-        )
+        view.diff_note = _diff_note([line.mark for line in lines if line.mark])
     view.sections.append(("culprit", "Culprit"))
 
 
