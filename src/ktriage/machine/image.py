@@ -92,7 +92,7 @@ def build_image(*, modules: Path | None, drivers: tuple[str, ...], programs: tup
     ``drivers`` are loaded, in order and with what they need, after those of ``DRIVERS``. ``programs`` go
     to /bin. Raises UserError where a tool is missing, MachineryError where one fails.
     """
-    init_source = Path(str(resources.files("ktriage.machine") / "guest" / "init.c"))
+    init_source = Path(str(resources.files("ktriage.machine") / "init.c"))
     init = compile_static(Program(init_source, ("-O2", "-Wall")))
     box = busybox()
     files = driver_files(modules, DRIVERS + drivers) if modules else []

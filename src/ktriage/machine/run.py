@@ -59,7 +59,7 @@ class Plan:
     """What to do in the guest.
 
     ``files`` are unpacked at the root, by path without a leading slash. ``lines`` are the plan that the
-    guest's init follows (``file NAME PATH``, ``step NAME``, ``must NAME``; guest/init.c has the grammar).
+    guest's init follows (``file NAME PATH``, ``step NAME``, ``must NAME``; init.c has the grammar).
     """
 
     lines: tuple[str, ...]
