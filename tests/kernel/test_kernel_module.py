@@ -124,6 +124,19 @@ def test_packages_are_resolved(kernel: Kernel) -> None:
             resolve(wrong)
 
 
+def test_without_a_mirror_the_last_answer_holds(
+    kernel: Kernel, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("apt-cache", "apt-get"):
+        (tmp_path / name).write_text("#!/bin/sh\nexit 100\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert resolve("linux-image-cloud-amd64") == (kernel.package, kernel.version)
+    assert packaged_kernel("linux-image-cloud-amd64", headers=True).headers == kernel.headers
+    with pytest.raises(UserError, match="no kernel package"):
+        resolve("linux-image-amd64=0.1")
+
+
 def test_a_kernel_is_whole(kernel: Kernel) -> None:
     assert kernel.image.is_file()
     assert kernel.modules and (kernel.modules / "modules.dep").is_file()

@@ -8,6 +8,7 @@ packages such as linux-image-amd64 depend on the newest of them.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ktriage.cache import cache_root, cached
+from ktriage.cache import cache_root, cached, locked
 from ktriage.errors import MachineryError, UserError
 from ktriage.kernel.types import Kernel
 
@@ -41,7 +42,8 @@ def resolve(package: str) -> tuple[str, str]:
     """Return the name and version of the package that ``package`` stands for.
 
     ``package`` is a versioned package or a meta package, with ``=VERSION`` behind it where not the newest is
-    wanted. Raises UserError where the configured mirrors do not have it.
+    wanted. Where apt knows nothing of it (no lists, no mirror), what it stood for last time is taken if that
+    is still in the cache. Raises UserError where there is neither.
     """
     name, _, wanted = package.partition("=")
     for _ in range(4):
@@ -56,12 +58,44 @@ def resolve(package: str) -> tuple[str, str]:
             break
         name, wanted = depends[0], ""
     versions = re.findall(r"^Version: (\S+)", _apt("apt-cache", "show", "--", name), re.MULTILINE)
-    if not RELEASE.fullmatch(name) or not versions or (wanted and wanted not in versions):
-        what = f"{package} at version {wanted}" if wanted and versions else package
-        raise UserError(
-            f"no kernel package {what} on the configured mirrors", hint="apt-get update, or another name"
-        )
-    return name, wanted or versions[0]
+    if RELEASE.fullmatch(name) and versions and (not wanted or wanted in versions):
+        _remember(package, name, wanted or versions[0])
+        return name, wanted or versions[0]
+    last = _remembered().get(package)
+    if last and (cache_root() / "kernel" / _key(*last)).is_dir():
+        return last
+    what = f"{package} at version {wanted}" if wanted and versions else package
+    raise UserError(
+        f"no kernel package {what} on the configured mirrors", hint="apt-get update, or another name"
+    )
+
+
+def _key(name: str, version: str) -> str:
+    return f"{name}_{version}".replace(":", ".")
+
+
+def _resolutions() -> Path:
+    return cache_root() / "kernel" / "resolved.json"
+
+
+def _remembered() -> dict[str, tuple[str, str]]:
+    try:
+        return {
+            package: (name, version)
+            for package, (name, version) in json.loads(_resolutions().read_text()).items()
+        }
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _remember(package: str, name: str, version: str) -> None:
+    if _remembered().get(package) == (name, version):
+        return
+    path = _resolutions()
+    with locked(path.with_suffix(".lock")):
+        draft = path.with_suffix(".draft")
+        draft.write_text(json.dumps({**_remembered(), package: (name, version)}))
+        draft.replace(path)
 
 
 def fetch(names: dict[str, str], folder: Path, progress: Progress = _silent) -> None:
@@ -138,7 +172,7 @@ def packaged_kernel(
     matched = RELEASE.fullmatch(name)
     assert matched
     release = matched[1]
-    key = f"{name}_{version}".replace(":", ".")
+    key = _key(name, version)
     root = cached("kernel", key, lambda folder: _image(name, version, folder, progress))
     kernel = Kernel(
         image=root / "boot" / f"vmlinuz-{release}",

@@ -29,6 +29,9 @@ PAYLOAD_BYTES = 64 << 20
 """Size of the payload disk. It is part of the saved machine's state, so all guests have the same."""
 END_OF_PANIC = b"---[ end Kernel panic"
 CHANNEL_BYTES = 64 << 20
+QMP_SECONDS = 300.0
+"""How long a QMP command may take: a dump of many gigabytes is the longest."""
+
 PUMP = "pump"
 
 # The library logs an error whenever QEMU goes away; ours to judge, and to report.
@@ -184,9 +187,11 @@ class Vm:
         self._scanned = max(0, len(self.console.data) - len(END_OF_PANIC))
 
     async def execute(self, command: str, arguments: dict[str, Any] | None = None) -> object:
-        """Run a QMP command; raises MachineryError where QEMU refuses it or is gone."""
+        """Run a QMP command; raises MachineryError where QEMU refuses it, does not answer, or is gone."""
         try:
-            return await self.qmp.execute(command, arguments)
+            return await asyncio.wait_for(self.qmp.execute(command, arguments), QMP_SECONDS)
+        except TimeoutError:
+            raise MachineryError(f"QEMU did not answer {command}", command=command) from None
         except ExecuteError as error:
             raise MachineryError(f"QEMU refused {command}: {error}", command=command) from error
         except (QMPError, OSError, EOFError) as error:
