@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int32]
     Longs = NDArray[np.int64]
+    Places = NDArray[np.intp]
     Bools = NDArray[np.bool_]
 
 
@@ -31,13 +32,14 @@ class AncestorSums:
     def __init__(self, indptr: Ints, indices: Ints) -> None:
         self.n = len(indptr) - 1
         base, rows, deltas = _deltas(indptr, indices)
-        self._rows = np.array(rows, dtype=np.int32)
+        # Platform integers throughout: numpy would convert other indices at each use.
+        self._rows = np.array(rows, dtype=np.intp)
         sizes = np.array([len(delta) for delta in deltas], dtype=np.int64)
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        self._members = np.concatenate([*deltas, np.zeros(0, np.int32)]).astype(np.int32)
+        self._members = np.concatenate([*deltas, np.zeros(0, np.int32)]).astype(np.intp)
         self._pre, self._end = _walk(base)
-        self._order = np.empty(self.n, dtype=np.int32)
-        self._order[self._pre] = np.arange(self.n, dtype=np.int32)
+        self._order = np.empty(self.n, dtype=np.intp)
+        self._order[self._pre] = np.arange(self.n)
         leaving = self._end[self._order]
         inside = np.flatnonzero(leaving < self.n)
         self._leavers, self._leaving = inside, leaving[inside]
@@ -52,10 +54,10 @@ class AncestorSums:
         own = f
         if len(self._rows):
             own = f.copy()
-            own[self._rows] += np.add.reduceat(f[self._members], self._starts[:-1])
-        steps = own[self._order]
-        steps -= np.bincount(self._leaving, weights=steps[self._leavers], minlength=self.n)
-        sums: Floats = np.cumsum(steps)[self._pre]
+            own[self._rows] += np.add.reduceat(f.take(self._members), self._starts[:-1])
+        steps = own.take(self._order)
+        steps -= np.bincount(self._leaving, weights=steps.take(self._leavers), minlength=self.n)
+        sums: Floats = np.cumsum(steps, out=steps).take(self._pre)
         return sums
 
     def descendants(self, f: Longs) -> Longs:
@@ -143,7 +145,7 @@ def _beyond(sets: dict[int, bytearray], best: int, others: list[int], v: int) ->
     return (at[where] * 64 + bit).astype(np.int32)
 
 
-def _walk(base: list[int]) -> tuple[Ints, Ints]:
+def _walk(base: list[int]) -> tuple[Places, Places]:
     """Return when a walk of the forest, parents first, enters each commit's subtree and when it leaves it."""
     n = len(base)
     size = [1] * n
@@ -162,5 +164,5 @@ def _walk(base: list[int]) -> tuple[Ints, Ints]:
             enter[v] = free[b]
             free[b] += size[v]
         free[v] = enter[v] + 1
-    pre = np.array(enter, dtype=np.int32)
-    return pre, pre + np.array(size, dtype=np.int32)
+    pre = np.array(enter, dtype=np.intp)
+    return pre, pre + np.array(size, dtype=np.intp)
