@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -85,7 +85,7 @@ class GuestTable(_Table):
     drivers: tuple[ModuleName, ...] = Field(default=(), strict=False)
     compile: tuple[str, ...] = Field(default=(), strict=False)
     files: dict[str, str] = Field(default_factory=dict)
-    accel: str = Field(default="auto", pattern="^(auto|kvm|tcg)$")
+    accel: Literal["auto", "kvm", "tcg"] = "auto"
     boot_timeout: float = Field(default=60.0, gt=0, strict=False)
 
     @property
@@ -106,7 +106,7 @@ class RunTable(_Table):
     timeout: float = Field(default=60.0, gt=0, strict=False)
     settle: float = Field(default=0.0, ge=0, le=600, strict=False)
     exit_codes: tuple[int, ...] = Field(default=(0,), strict=False)
-    vmcore: str = Field(default="hung", pattern="^(never|hung|crashed)$")
+    vmcore: Literal["never", "hung", "crashed"] = "hung"
 
 
 class HuntedTable(_Table):
