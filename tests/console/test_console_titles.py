@@ -11,6 +11,7 @@ from ktriage.console import Crash, read_crashes
 from ktriage.console.formats import BY_HEADER, FAMILIES
 from ktriage.console.formats.format import compiled
 from ktriage.console.formats.headers import HEADERS, NOISE, announced
+from ktriage.console.rust import demangled
 from ktriage.console.titles import clean
 
 STACK = """\
@@ -165,3 +166,32 @@ def test_noise_is_no_crash() -> None:
 )
 def test_what_changes_is_left_out(raw: str, title: str) -> None:
     assert clean(raw) == title
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("_RNvMs_NtCs1234_7binder7processNtB4_7Process5flush", "<binder::process::Process>::flush"),
+        ("_RNvXs1_NtCs5_6kernel4taskNtB5_4TaskNtNtB7_5types3Ref3put",
+         "<kernel::task::Task as kernel::types::Ref>::put"),
+        ("_RINvNtC3std3mem8align_ofjE", "std::mem::align_of::<usize>"),
+        ("_RNCNvC4name3foo0", "name::foo::{closure#0}"),
+        ("_RNvMNtCs3o_4core6optionINtB2_6OptionRShE6unwrap", "<core::option::Option<&[u8]>>::unwrap"),
+        ("tcp_close", "tcp_close"),
+        ("_RNvB0_", "_RNvB0_"),
+        ("_R" + "Nv" * 500, "_R" + "Nv" * 500),
+    ],
+)  # fmt: skip
+def test_rust_names(name: str, source: str) -> None:
+    assert demangled(name) == source
+
+
+def test_rust_panic() -> None:
+    crash = first(
+        "rust_kernel: panicked at drivers/android/a.rs:12:34:\nindex out of bounds\n"
+        "Call Trace:\n _RNvCs1_7___rustc17rust_begin_unwind+0x1/0x2\n"
+        " _RNvNtCs1_4core9panicking9panic_fmt+0x1/0x2\n"
+        " _RNvMs_NtCs1234_7binder7processNtB4_7Process5flush+0x1/0x2\n"
+    )
+    assert crash.title == "index out of bounds in <binder::process::Process>::flush"
+    assert crash.frame == "<binder::process::Process>::flush"

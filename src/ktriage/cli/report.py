@@ -231,9 +231,11 @@ def _shown(crash: Crash) -> list[Frame]:
 
 
 def _frame(frame: Frame) -> str:
+    from ktriage.console.rust import demangled
+
     offset = (
         f"+{frame.offset:#x}/{frame.size:#x}" if frame.offset is not None and frame.size is not None else ""
     )
     module = f" [{frame.module}]" if frame.module else ""
     place = f" {frame.file}:{frame.line}" if frame.file else ""
-    return f"{frame.function}{offset}{module}{place}" + (" [inline]" if frame.inline else "")
+    return f"{demangled(frame.function)}{offset}{module}{place}" + (" [inline]" if frame.inline else "")

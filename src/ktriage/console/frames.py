@@ -9,6 +9,7 @@ from functools import cache
 
 from ktriage.console.formats.format import CALL_TRACE, FUNC, PC, STACK, Stack, compiled
 from ktriage.console.formats.skip import skipping
+from ktriage.console.rust import demangled
 
 # riscv's show_regs() dumps a stack after its last line with nothing that says so.
 RISCV_REGS = r"status: [0-9a-f]{16} badaddr: [0-9a-f]{16} cause: [0-9a-f]{16}"
@@ -188,7 +189,8 @@ def _walk(path: tuple[str, ...], stack: Stack, lines: list[str]) -> tuple[list[K
 
 
 def _add(match: re.Match[str], skip: re.Pattern[str], names: list[str]) -> None:
-    names.extend(name for name in match.groups() if name is not None and not skip.search(name))
+    functions = [demangled(group) for group in match.groups() if group is not None]
+    names.extend(function for function in functions if not skip.search(function))
 
 
 # Most lines can be told apart by a word, without trying the pattern.

@@ -17,6 +17,7 @@ from ktriage.console.types import Crash
 from ktriage.console.wrappings import Unwrap, wrapping
 
 PANIC = "Kernel panic - not syncing"
+_END_OF_PANIC = f"---[ end {PANIC}"
 _ALL_CPUS = "Sending NMI from CPU"
 _TAINTING = "Disabling lock debugging due to kernel taint"
 _CIRCULAR = "WARNING: possible circular locking dependency detected"
@@ -165,7 +166,10 @@ class Region:
 
     def _continues(self, index: int) -> bool:
         """Return whether line ``index`` only goes on with a report that began a few lines above it."""
-        if not CONTINUES.search(self.lines.texts[index]):
+        text = self.lines.texts[index]
+        if text.startswith(_END_OF_PANIC):
+            return self.last_panic >= 0 and self.text.find(PANIC) < self.lines.starts[index]
+        if not CONTINUES.search(text):
             return False
         mine = self._by_context[self.lines.contexts[index]]
         place = bisect_right(mine, index - 1)
