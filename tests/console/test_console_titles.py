@@ -171,7 +171,7 @@ def test_what_changes_is_left_out(raw: str, title: str) -> None:
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("_RNvMs_NtCs1234_7binder7processNtB4_7Process5flush", "<binder::process::Process>::flush"),
+        ("_RNvMs_NtCs1234_6binder7processNtB4_7Process5flush", "<binder::process::Process>::flush"),
         ("_RNvXs1_NtCs5_6kernel4taskNtB5_4TaskNtNtB7_5types3Ref3put",
          "<kernel::task::Task as kernel::types::Ref>::put"),
         ("_RINvNtC3std3mem8align_ofjE", "std::mem::align_of::<usize>"),
@@ -191,7 +191,7 @@ def test_rust_panic() -> None:
         "rust_kernel: panicked at drivers/android/a.rs:12:34:\nindex out of bounds\n"
         "Call Trace:\n _RNvCs1_7___rustc17rust_begin_unwind+0x1/0x2\n"
         " _RNvNtCs1_4core9panicking9panic_fmt+0x1/0x2\n"
-        " _RNvMs_NtCs1234_7binder7processNtB4_7Process5flush+0x1/0x2\n"
+        " _RNvMs_NtCs1234_6binder7processNtB4_7Process5flush+0x1/0x2\n"
     )
     assert crash.title == "index out of bounds in <binder::process::Process>::flush"
     assert crash.frame == "<binder::process::Process>::flush"
