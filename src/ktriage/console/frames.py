@@ -151,9 +151,10 @@ def key_frames(stack: Stack, lines: list[str]) -> tuple[list[Key], bool]:
     found unspoilt.
     """
     keys, whole = _walk(stack.path, stack, lines)
-    if whole or not stack.otherwise:
-        return keys, whole
-    return _walk(stack.otherwise, stack, lines)
+    for path in (stack.otherwise, stack.last):
+        if path and not whole:
+            keys, whole = _walk(path, stack, lines)
+    return keys, whole
 
 
 def _choose(names: list[str], how: str) -> Key | None:

@@ -15,28 +15,47 @@ if TYPE_CHECKING:
     import hyperscan
 
 _LITERALS = tuple(header.encode() for header in HEADERS)
+_LONGEST = max(map(len, _LITERALS))
 _SMALL = 128 << 10
 
 
+_BLOCK = 1 << 30
+"""Vectorscan takes up to 4 GB at a time."""
+
+
 @cache
-def _database() -> hyperscan.Database:
-    """Return the Vectorscan database of all headers; literals compile in about a millisecond."""
+def _database() -> hyperscan.Database | None:
+    """Return the Vectorscan database of all headers, or None where the processor can't run it.
+
+    Literals compile in about a millisecond: there is nothing to gain from keeping the database on disk.
+    """
     import hyperscan
 
-    database = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
-    database.compile(
-        expressions=list(_LITERALS),
-        ids=list(range(len(_LITERALS))),
-        elements=len(_LITERALS),
-        flags=0,
-        literal=True,
-    )
+    try:
+        database = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
+        database.compile(
+            expressions=list(_LITERALS),
+            ids=list(range(len(_LITERALS))),
+            elements=len(_LITERALS),
+            flags=0,
+            literal=True,
+        )
+    except hyperscan.ArchitectureError:
+        return None
     return database
 
 
 def candidates(data: bytes | memoryview) -> list[int]:
     """Return the offsets of all headers in ``data``, in order."""
-    return _small(bytes(data)) if len(data) <= _SMALL else _large(data)
+    database = _database() if len(data) > _SMALL else None
+    if database is None:
+        return _small(bytes(data))
+    offsets: set[int] = set()
+    with memoryview(data) as view:
+        for start in range(0, len(view), _BLOCK):
+            with view[start : start + _BLOCK + _LONGEST] as block:
+                _large(database, block, start, offsets)
+    return sorted(offsets)
 
 
 def _small(data: bytes) -> list[int]:
@@ -49,11 +68,8 @@ def _small(data: bytes) -> list[int]:
     return sorted(offsets)
 
 
-def _large(data: bytes | memoryview) -> list[int]:
-    offsets: list[int] = []
-
+def _large(database: hyperscan.Database, block: memoryview, start: int, offsets: set[int]) -> None:
     def found(which: int, _start: int, end: int, _flags: int, _context: object) -> None:
-        offsets.append(end - len(_LITERALS[which]))
+        offsets.add(start + end - len(_LITERALS[which]))
 
-    _database().scan(cast("bytes", data), match_event_handler=found)
-    return sorted(offsets)
+    database.scan(cast("bytes", block), match_event_handler=found)

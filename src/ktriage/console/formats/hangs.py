@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from ktriage.console.formats.format import STACK, Format, Stack, traced, trapped
+from ktriage.console.formats.format import CALL_TRACE, STACK, Format, Stack, traced, trapped
 
 STALL = ("stall in {frame}",)
 HANG = ("hang in {frame}",)
+
+# The stall is found from the timer's interrupt: what loops is below the interrupt's entry.
+TIMER = (
+    ("apic_timer_interrupt", "{ip}", STACK),
+    ("(?:apic_timer_interrupt|Exception stack|el1h_64_irq)", STACK),
+)
+BELOW = ("apic_timer_interrupt", "rcu")
 
 FORMATS = (
     Format(
@@ -17,16 +24,19 @@ FORMATS = (
     ),
     Format(
         "INFO:",
+        "INFO: rcu_(?:preempt|sched|bh) self-detected stall",
+        "INFO: rcu detected stall in {frame}",
+        alt=STALL,
+        # Since v6.1 the stalled CPU's own report begins in what was interrupted, with no interrupt above it,
+        # bc1cca97e6da ("sched/debug: Show the registers of 'current' in dump_cpu_task()").
+        stack=Stack(*TIMER, skip=BELOW, choose="stall", last=("{ip}", CALL_TRACE, STACK)),
+    ),
+    Format(
+        "INFO:",
         "INFO: rcu_(?:preempt|sched|bh|tasks(?:_rude|_trace)?) (?:self-)?detected(?: expedited)? stall",
         "INFO: rcu detected stall in {frame}",
         alt=STALL,
-        # The stall is found from the timer's interrupt: what loops is below the interrupt's entry.
-        stack=Stack(
-            ("apic_timer_interrupt", "{ip}", STACK),
-            ("(?:apic_timer_interrupt|Exception stack|el1h_64_irq)", STACK),
-            skip=("apic_timer_interrupt", "rcu"),
-            choose="stall",
-        ),
+        stack=Stack(*TIMER, skip=BELOW, choose="stall"),
     ),
     Format(
         "INFO:",
