@@ -30,6 +30,7 @@ HEADERS = (
     "UBSAN:",
     "Booting the kernel.",
     "unregister_netdevice: waiting for",
+    "tried to init an initialized object",
     "VFS: Close: file count is 0",
     "VFS: Busy inodes after unmount",
     "Internal error:",

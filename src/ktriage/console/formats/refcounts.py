@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ktriage.console.formats.format import Format, warned
+from ktriage.console.formats.format import Format, traced, warned
 
 FORMATS = (
     Format(
@@ -16,6 +16,13 @@ FORMATS = (
         r"WARNING: .*lib/kobject\.c.* (?:kobject_|at)",
         "WARNING: kobject bug in {frame}",
         stack=warned("kobject_"),
+    ),
+    # No WARN, only dump_stack(): kobject_init() of what is in use already.
+    Format(
+        "tried to init an initialized object",
+        "kobject .*: tried to init an initialized object",
+        "kobject: double init in {frame}",
+        stack=traced("kobject_"),
     ),
     Format(
         "unregister_netdevice: waiting for",
