@@ -21,7 +21,6 @@ TABLE: dict[str, dict[str, Any]] = tomllib.loads((FIXTURES / "crashes.toml").rea
 CRASHED = [name for name, row in TABLE.items() if not row.get("none")]
 
 MISREAD = {
-    "kobject-init-twice": "no format for kobject's message",
     "bad-page": "without page_owner it is named by who freed the page, not corrupted",
     "rcu-stall-irqs-off": "the frames of the CPU that stalls are in the backtrace that an NMI brought",
 }
