@@ -65,7 +65,7 @@ def test_belief_and_gain_are_exact(seed):
     assert np.allclose(np.append(view.weights, view.nowhere), weights, atol=1e-12)
     assert view.entropy == pytest.approx(entropy(weights), abs=1e-9)
 
-    gains = posterior.gain(view)
+    gains, _ = posterior.gain(view)
     for v in range(len(has)):
         expected = entropy(weights)
         for y in (True, False):

@@ -44,6 +44,8 @@ class View:
     ``weights`` has the probability of each commit, ``nowhere`` that of none. ``with_culprit`` and
     ``without`` are the chance of a crash in the next run, by class of candidates, at a revision that has
     the candidate and at one that has not. ``hunted`` is, by title, the chance that it is the hunted bug.
+    ``reading`` is how likely each way to read the other titles is, by class, and ``inside`` and ``outside``
+    are the (crashes, runs without) that each way and class has at revisions with the candidate and without.
     """
 
     weights: Floats
@@ -51,6 +53,9 @@ class View:
     with_culprit: Floats
     without: Floats
     hunted: dict[str, float]
+    reading: Floats
+    inside: tuple[Floats, Floats]
+    outside: tuple[Floats, Floats]
 
     @property
     def entropy(self) -> float:
@@ -79,7 +84,7 @@ class Posterior:
         self._hunted = np.zeros(0)
         self._other = np.zeros((0, 0))
         # Row 0 is the class of "nowhere". Columns are the tested revisions.
-        self._class = np.ones(sums.n, dtype=np.int32)
+        self._class = np.ones(sums.n, dtype=np.intp)
         self._inside = np.zeros((2, 0), dtype=bool)
 
     def look_at(self, v: int) -> int:
@@ -90,7 +95,7 @@ class Posterior:
         count = len(self._inside)
         have = np.bincount(self._class[mask], minlength=count)
         split = np.flatnonzero((have > 0) & (have < np.bincount(self._class, minlength=count)))
-        becomes = np.arange(count, dtype=np.int32)
+        becomes = np.arange(count, dtype=np.intp)
         becomes[split] = count + np.arange(len(split))
         self._class[mask] = becomes[self._class[mask]]
         column = have > 0
@@ -159,12 +164,11 @@ class Posterior:
         which, log_which = self._readings()
         crashes: Floats = hunted + which @ self._other.T
         inside = self._inside.T.astype(np.float64)
-        crash_in, ok_in = crashes @ inside, ok @ inside
-        with_log, with_mean = self.priors.crash.evidence(crash_in, np.broadcast_to(ok_in, crash_in.shape))
+        crash_in: Floats = crashes @ inside
+        ok_in = np.broadcast_to(ok @ inside, crash_in.shape)
+        with_log, with_mean = self.priors.crash.evidence(crash_in, ok_in)
         crash_out, ok_out = crashes.sum(axis=1, keepdims=True) - crash_in, ok.sum() - ok_in
-        without_log, without_mean = self.priors.false.evidence(
-            crash_out, np.broadcast_to(ok_out, crash_out.shape)
-        )
+        without_log, without_mean = self.priors.false.evidence(crash_out, ok_out)
         joint = log_which[:, None] + with_log + without_log
         log_class = joint[0] if len(joint) == 1 else logsumexp(joint, axis=0)
         reading = np.exp(joint - log_class)
@@ -188,6 +192,9 @@ class Posterior:
             with_culprit=(reading * with_mean).sum(axis=0),
             without=(reading * without_mean).sum(axis=0),
             hunted=by_title,
+            reading=reading,
+            inside=(crash_in, ok_in),
+            outside=(crash_out, ok_out),
         )
 
     def _readings(self) -> tuple[Floats, Floats]:
@@ -228,19 +235,35 @@ class Posterior:
         mass[0] = view.nowhere
         return float(mass @ np.where(inside, view.with_culprit, view.without))
 
-    def gain(self, view: View) -> Floats:
-        """Return what a run at each commit is expected to tell about the culprit, in bits; exact."""
+    def gain(self, view: View, runs: int = 1) -> tuple[Floats, Floats]:
+        """Return what testing each revision is expected to tell about the culprit, in bits, and in how many
+        runs. To test is to run until a crash, ``runs`` times at most; the gain is exact.
+        """  # noqa: D205 (one sentence)
+        if runs == 1:
+            quiet_in, quiet_out = 1 - view.with_culprit, 1 - view.without
+        else:
+            quiet_in = (view.reading * self.priors.crash.silence(*view.inside, runs)).sum(axis=0)
+            quiet_out = (view.reading * self.priors.false.silence(*view.outside, runs)).sum(axis=0)
         weights, of = view.weights, self._class
-        crash = view.with_culprit - view.without
-        neg_in, neg_out = _neg_entropy(view.with_culprit), _neg_entropy(view.without)
-        nowhere = view.nowhere
-        chance = float(weights @ view.without[of]) + nowhere * float(view.without[0])
-        known = float(weights @ neg_out[of]) + nowhere * float(neg_out[0])
-        chances = chance + self.sums.sums(weights * crash[of])
-        gains = known + self.sums.sums(weights * (neg_in - neg_out)[of])
-        gains -= _neg_entropy(np.clip(chances, 0, 1))
+        mass = np.bincount(of, weights=weights, minlength=len(quiet_in))
+        mass[0] = view.nowhere
+        known_in, known_out = _neg_entropy(quiet_in), _neg_entropy(quiet_out)
+        quiet = float(mass @ quiet_out) + self.sums.sums(weights * (quiet_in - quiet_out).take(of))
+        gains = float(mass @ known_out) + self.sums.sums(weights * (known_in - known_out).take(of))
+        np.clip(quiet, 0, 1, out=quiet)
+        gains -= _neg_entropy(quiet)
         gains /= _LN2
-        return np.maximum(gains, 0, out=gains)
+        np.maximum(gains, 0, out=gains)
+        if runs == 1:
+            return gains, np.ones(1)
+        once = quiet ** (1 / runs)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            length = np.where(once < 1 - 1e-9, (1 - quiet) / (1 - once), runs)
+        return gains, length
+
+    def crash_rate(self, view: View) -> float:
+        """Return the expected crash rate with the culprit, if that is the likeliest candidate."""
+        return float(view.with_culprit[self._class[int(view.weights.argmax())]])
 
     def rates(self, view: View) -> tuple[float, float, tuple[float, float]]:
         """Return the expected crash rate with the culprit and without it, and the former's 95% interval.

@@ -38,6 +38,12 @@ class BetaMixture:
         mean: Floats = (share * (a / (a + b))).sum(axis=0) / total
         return most + np.log(total), mean
 
+    def silence(self, hits: ArrayLike, misses: ArrayLike, runs: int) -> Floats:
+        """Return the chance that the next ``runs`` runs all miss, given such runs so far."""
+        before, _ = self.evidence(hits, misses)
+        after, _ = self.evidence(hits, np.asarray(misses) + runs)
+        return np.asarray(np.exp(after - before))
+
     def interval(self, hits: float, misses: float, level: float = 0.95) -> tuple[float, float]:
         """Return the central interval that holds the rate with probability ``level``, given such runs."""
         from scipy.special import betainc
@@ -55,8 +61,9 @@ class BetaMixture:
 class Priors:
     """Crash rates with the culprit and without it, and the chance that the culprit is not in the range.
 
-    With the culprit, half the weight is on reproducers that hardly ever miss; the other half leaves the rate
-    open. Without it, a crash of the hunted kind is rare. ``already`` is the chance that the good revision
+    With the culprit, more than half of the weight is on reproducers that hardly ever miss; the rest leaves
+    the rate open, but for rates so low that nobody would bisect with them. Without it, a crash of the hunted
+    kind is rare. ``already`` is the chance that the good revision
     has the culprit, ``nowhere`` that no commit has it.
     """
 
@@ -68,10 +75,10 @@ class Priors:
     @staticmethod
     def default(rate: tuple[int, int] | None = None) -> Priors:
         """Return the priors for a crash whose history says ``rate``: (runs with the crash, runs)."""
-        parts: tuple[tuple[float, float, float], ...] = ((0.5, 12.0, 0.6), (0.5, 1.0, 1.0))
+        parts: tuple[tuple[float, float, float], ...] = ((0.6, 20.0, 0.6), (0.4, 2.0, 2.0))
         if rate is not None:
             # The history is of other kernels and machines, so it counts for a tenth of its runs, 20 at most.
             hits, runs = rate
             scale = min(0.1, 20 / max(runs, 1))
             parts = (*parts, (4.0, 1 + hits * scale, 1 + (runs - hits) * scale))
-        return Priors(BetaMixture(parts), BetaMixture(((1.0, 0.3, 60.0),)))
+        return Priors(BetaMixture(parts), BetaMixture(((1.0, 0.5, 100.0),)))

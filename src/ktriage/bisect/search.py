@@ -1,12 +1,14 @@
 """The engine's brain: what to run next, and when enough is known. No clocks, no files, no git.
 
 The next run is the one with the most information for its cost: the expected gain in bits, times the chance
-that nothing hides the result and that the revision can be tested, over the time that it takes. A build is
-not charged to one run alone, because a revision once built is run again for less.
+that nothing hides the result and that the revision can be tested, over the time that it takes. Both single
+runs and whole tests of a revision (runs until a crash, a certain number at most) are weighed, because a
+single run without a crash tells so little where crashes are rare that it never seems worth a build.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -52,12 +54,17 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """How to choose. ``shared`` runs are taken to share a build's cost. ``opening`` crashes are looked for
+    """How to choose.
+
+    A build counts for a ``shared``-th of its cost. A test is so many runs that a revision with the culprit
+    passes it without a crash with chance ``missed``, ``longest`` at most. ``opening`` crashes are looked for
     at the bad revision first, in ``patience`` runs at most: they tell whether it crashes at all, how often,
     and what the crash looks like. ``branches`` bounds how many outcomes of runs under way are considered.
-    """  # noqa: D205 (one field a sentence)
+    """
 
     shared: float = 8.0
+    missed: float = 0.12
+    longest: int = 12
     opening: int = 2
     patience: int = 25
     branches: int = 8
@@ -160,16 +167,25 @@ class Search:
         for v in pending:
             self.posterior.look_at(v)
         view = self.view
-        gains = self._expected(view, pending)
+        gains = self._expected(view, pending, 1)[0]
         if opening is not None:
             return Choice(opening, float(gains[opening]))
-        value = gains * self.chances()
+        clear = self.chances()
         if self.posterior.titles:
-            value *= 1 - self.posterior.hidden(view)
-        unit = self.costs.run
-        value /= unit + np.where(self._built, 0.0, self.costs.build / self.tuning.shared)
+            clear = clear * (1 - self.posterior.hidden(view))
+        building = np.where(self._built, 0.0, self.costs.build / self.tuning.shared)
+        value = gains * clear / (self.costs.run + building)
+        runs = self._test_length(view)
+        if runs > 1:
+            more, length = self._expected(view, pending, runs)
+            np.maximum(value, more * clear / (self.costs.run * length + building), out=value)
         best = int(value.argmax())
         return Choice(best, float(gains[best])) if value[best] > 0 else None
+
+    def _test_length(self, view: View) -> int:
+        """Return after how many runs without a crash a revision is likely enough to be free of it."""
+        crash = min(self.posterior.crash_rate(view), 0.999)
+        return min(self.tuning.longest, round(math.log(self.tuning.missed) / math.log1p(-crash)))
 
     def chances(self) -> Floats:
         """Return each revision's chance to be testable, those out of reach within the budget at 0."""
@@ -192,8 +208,10 @@ class Search:
         # With several machines, the bad revision alone would keep most of them from better work.
         return bad if waiting < max(1, 2 * self.tuning.opening) else None
 
-    def _expected(self, view: View, pending: Sequence[int]) -> Floats:
-        """Return each revision's gain, averaged over what the runs under way may come to."""
+    def _expected(self, view: View, pending: Sequence[int], runs: int) -> tuple[Floats, Floats]:
+        """Return each revision's gain and length of a test, averaged over what runs under way may come to."""
+        if not pending:
+            return self.posterior.gain(view, runs)
         branches: list[tuple[float, dict[int, tuple[int, int]], View]] = [(1.0, {}, view)]
         for v in pending:
             split = []
@@ -207,9 +225,12 @@ class Search:
             total = sum(chance for chance, _ in kept)
             branches = [(chance / total, s, self.posterior.view(s)) for chance, s in kept]
         gains: Floats = np.zeros(self.sums.n)
+        length: Floats = np.zeros(self.sums.n)
         for chance, _, then in branches:
-            gains += chance * self.posterior.gain(then)
-        return gains
+            gain, runs_needed = self.posterior.gain(then, runs)
+            gains += chance * gain
+            length += chance * runs_needed
+        return gains, length
 
     def verdict(self) -> Verdict | None:
         """Return the answer if enough is known."""
