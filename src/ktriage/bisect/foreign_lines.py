@@ -7,6 +7,7 @@ from the first version of 2018 to 2025, and what git prints between them.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 HASH = "[0-9a-f]{7,64}"
@@ -28,20 +29,23 @@ _FORMS = {
     "rewritten": rf"rewritten commit ({HASH}) reidentified by title '(.*)'",
     "release": r"testing release (\S+)",
     "head": rf"testing current HEAD ({HASH})",
-    "base": rf"(?:checking the merge base |)({HASH})(?:/(.*) is a merge base, check if it has the bug)?$",
+    "base": rf"({HASH})/(.*) is a merge base, check if it has the bug",
+    "check_base": rf"checking the merge base ({HASH})",
+    "bare": rf"({HASH})$",
     "found": rf"({HASH}) is (?:the )?first '?(?:bad|good)'? commit",
     "commit": rf"commit ({HASH})$",
     "author": r"Author: +(.+)",
     "merge": r"Merge: +[0-9a-f]+",
     "date": r"(?:AuthorDate|CommitDate|Date): ",
-    "raw": r":[0-7]{6} [0-7]{6} [0-9a-f.]+ [0-9a-f.]+ [A-Z]\d*\t(.+)",
+    "raw": r":[0-7]{6} ([0-7]{6}) [0-9a-f.]+ [0-9a-f.]+ [A-Z]\d*\t(.+)",
     "stat": r" (\S.*?) +\| +(?:\d+|Bin)\b",
     "stats": r" \d+ files? changed",
     "mode": r" (?:create|delete|rename|mode|copy) ",
     "culprit_signature": r"culprit signature: +(\S+)",
     "parent_signature": r"parent +signature: +(\S+)",
     "parent": rf"parent commit ({HASH}) wasn't tested",
-    "tested": r"(?:revisions|instances) tested: (\d{1,9}), total time: (\S+)(?: \(build: (\S+), test: (\S+)\))?",
+    "tested": r"(?:revisions|instances) tested: (\d{1,9}), total time: (\S+)"
+    r"(?: \(build: (\S+), test: (\S+)\))?",
     "answer": rf"first (?:bad|good) commit: ({HASH}) ?(.*)",
     "cc": r"(?:recipients \(cc\)|cc): (\[.*)",
     "to": r"recipients \(to\): (\[.*)",
@@ -52,11 +56,12 @@ _FORMS = {
     "error": r"error: (.+)",
     "any_of": r"(?:bisection is inconclusive, the|The) first '?(?:bad|good)'? commit could be any of:",
     "not_built": rf"failed building ({HASH}): (.*)",
+    "not_run": r"(?:repro testing failure|failed): (.*)",
     "pretend": r"the bug was not introduced yet; pretend that kernel crashed",
     "undecided": r"unable to determine the verdict: (.*)",
-    "ended": r"(?:the crash (?:still|already) happen(?:s|ed) on |crash still not fixed"
+    "ended": r"((?:the crash (?:still|already) happen(?:s|ed) on |crash still not fixed"
     r"|oldest tested release (?:already )?had |HEAD had kernel build, boot or test errors"
-    r"|reproducer does not crash the merge base).*",
+    r"|reproducer does not crash the merge base).*)",
     "minimize": r"check whether we can drop unnecessary instrumentation|kconfig minimization: "
     r"|testing without sub-chunk |split chunk|crash reproduces with baseline config",
     "aside": r"building syzkaller on |disabling configs for |the bug reproduces without the instrumentation"
@@ -73,11 +78,11 @@ _ONE = re.compile("|".join(f"(?P<{name}>{pattern})" for name, pattern in _FORMS.
 _EACH = {name: re.compile(pattern) for name, pattern in _FORMS.items()}
 
 # Logs are quoted in mails and printed by programs that put the time before each line.
+_TIME = re.compile(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d ")
 _QUOTED = re.compile(r"(?:[>|] ?|\s)*(?:\d{4}/\d\d/\d\d \d\d:\d\d:\d\d )?")
-_ANCHORS = re.compile(
-    rf"^([^\n]{{0,80}}?)(?:bisecting cause commit starting from {HASH}|bisecting fixing commit since {HASH}"
-    rf"|testing commit {HASH}|# git bisect start \S+ \S+)",
-    re.MULTILINE,
+_ANCHOR = re.compile(
+    rf"bisecting cause commit starting from {HASH}|bisecting fixing commit since {HASH}"
+    rf"|testing commit {HASH}|# git bisect start \S+ \S+"
 )
 
 
@@ -98,9 +103,17 @@ def read_line(text: str) -> Line | None:
     return Line(form, tuple(part or "" for part in again.groups())) if again else None
 
 
+def _fronts(text: str) -> Iterator[str]:
+    """Yield what stands before each line that is surely of a bisection log, where that is a quotation."""
+    for match in _ANCHOR.finditer(text):
+        front = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
+        if len(front) < 80 and _QUOTED.fullmatch(front):
+            yield front
+
+
 def is_syzbot(text: str) -> bool:
     """Return whether a bisection log of syzkaller's is in the text."""
-    return any(_QUOTED.fullmatch(match[1]) for match in _ANCHORS.finditer(text))
+    return next(_fronts(text), None) is not None
 
 
 def margin(text: str) -> str:
@@ -108,12 +121,9 @@ def margin(text: str) -> str:
 
     Times at the front of lines are not part of it, because they change from line to line.
     """
-    for match in _ANCHORS.finditer(text):
-        if _QUOTED.fullmatch(match[1]):
-            return re.sub(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d $", "", match[1])
-    return ""
+    return _TIME.sub("", next(_fronts(text), ""))
 
 
 def without_time(line: str) -> str:
     """Return the line without a time that Go's log package put before it."""
-    return re.sub(r"^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d ", "", line)
+    return _TIME.sub("", line, count=1) if line[:2] == "20" else line

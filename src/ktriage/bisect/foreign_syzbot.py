@@ -68,31 +68,27 @@ class SyzbotReader:
         self._done = False
         self._line = 0
 
-    def read(self, text: str) -> ForeignLog:
+    def read(self, data: bytes) -> ForeignLog:
         """Return what the log says."""
-        front = margin(text)
+        front = margin(data.decode(errors="replace")).encode()
         offset = 0
-        for number, raw in enumerate(text.split("\n"), 1):
+        for number, raw in enumerate(data.split(b"\n"), 1):
             offset += len(raw) + 1
             self._line = number
-            line = raw.rstrip("\r")
+            line = raw[:_LONGEST_LINE].rstrip(b"\r")
             if front:
-                line = (
-                    line.removeprefix(front) if line.startswith(front) else line.removeprefix(front.rstrip())
-                )
-            self._take(without_time(line[:_LONGEST_LINE]))
+                line = line.removeprefix(front if line.startswith(front) else front.rstrip())
+            self._take(without_time(line.decode(errors="replace")))
             if self._done:
-                if "crash" in self.fields:
-                    self.fields["report"] = (offset, number + 1)
                 break
+        if "crash" in self.fields:
+            self.fields["report"] = (min(offset, len(data)), number + 1)
         return self._finish()
 
     def _take(self, line: str) -> None:
         if self._quoting and (line.startswith("    ") or not line.strip()):
             if line.strip():
                 self._titles.setdefault(self._culprit, line.strip())
-            return
-        if self._suspects and self._listing and not line.strip():
             return
         known = read_line(line)
         if known is None:
@@ -144,12 +140,15 @@ class SyzbotReader:
         self._purpose = "head"
 
     def _on_base(self, commit: str, title: str) -> None:
+        self._purpose = "merge-base"
+        self._titles[commit] = title
+
+    def _on_check_base(self, _commit: str) -> None:
+        self._purpose = "merge-base"
+
+    def _on_bare(self, commit: str) -> None:
         if self._listing:
             self._suspects.append(commit)
-        elif title or self.kind == "fix":
-            self._purpose = "merge-base"
-            if title:
-                self._titles[commit] = title
 
     def _on_minimize(self) -> None:
         self._purpose = "minimize"
@@ -218,6 +217,10 @@ class SyzbotReader:
         if self._tests:
             self._tests[-1].note = why[:_MOST_NOTE]
 
+    def _on_not_run(self, why: str) -> None:
+        if self._tests and not self._tests[-1].runs:
+            self._tests[-1].runs.append(ForeignRun(0, OutcomeKind.INFRA, note=why[:_MOST_NOTE]))
+
     def _on_undecided(self, why: str) -> None:
         if self._tests:
             self._tests[-1].note = f"no verdict: {why[:_MOST_NOTE]}"
@@ -252,9 +255,9 @@ class SyzbotReader:
     def _on_merge(self) -> None:
         self._merge = self._merge or self._quoting
 
-    def _on_raw(self, path: str) -> None:
+    def _on_raw(self, mode: str, path: str) -> None:
         if self._culprit:
-            self._files.append(path if "." in path.rsplit("/", 1)[-1] or "/" in path else path + "/")
+            self._files.append(f"{path}/" if mode.startswith("04") else path)
 
     def _on_stat(self, path: str) -> None:
         if self._culprit:
@@ -302,8 +305,8 @@ class SyzbotReader:
     def _on_error(self, text: str) -> None:
         self.fields["ended"] = text.strip()[:_MOST_NOTE]
 
-    def _on_ended(self) -> None:
-        self.fields.setdefault("ended", _ENDED.get(self.kind))
+    def _on_ended(self, text: str) -> None:
+        self.fields.setdefault("ended", text[:_MOST_NOTE])
 
     def _on_any_of(self) -> None:
         self._listing = True
@@ -379,12 +382,6 @@ class SyzbotReader:
         if OutcomeKind.OK not in seen:
             return "skip"
         return "bad" if self.kind == "fix" else "good"
-
-
-_ENDED = {
-    "cause": "the oldest release that was tested has the bug, or could not be tested",
-    "fix": "the newest revision still has the bug, or could not be tested",
-}
 
 
 def _number(text: str) -> float | None:

@@ -6,20 +6,15 @@ import re
 
 from ktriage.words import OutcomeKind
 
-_MOST_TITLE = 500
-
-# What the host says of a guest that stopped answering; syzkaller uses it as the title of a crash.
-_SILENT = re.compile(
-    r"(?:no output(?: from test machine)?|lost connection(?: to test machine)?|timed out"
-    r"|test machine is not executing programs)\b"
-)
-# How titles of kernel crashes begin, or end. Anything else after "basic kernel testing failed" is the
-# machinery's: a copy that failed, a connection that was refused.
-_TITLE = re.compile(
-    r"(?:K[A-Z]{1,2}SAN|KFENCE|UBSAN|BUG|WARNING|INFO|PANIC|ODEBUG|Oops|VFS|INIT|kernel|Kernel|general protection"
+_MOST_TITLE = re.compile(
+    r"(?:K[A-Z]{1,2}SAN|KFENCE|UBSAN|BUG|WARNING|INFO|PANIC|ODEBUG|Oops|VFS|INIT|[Kk]ernel|general protection"
     r"|possible deadlock|inconsistent lock|suspicious RCU|unregister_netdevice|memory leak|divide error"
-    r"|stack segment|invalid opcode|Internal error|[Uu]nable to handle|double fault|bad page|unexpected kernel"
-    r"|panic|DEADLOCK|SYZFAIL|SYZFATAL|UBSAN)\b|(?:(?!fail).)*\bin \w+$"
+    r"|stack segment|invalid opcode|Internal error|[Uu]nable to handle|double fault|bad page"
+    r"|panic|DEADLOCK|SYZFAIL|SYZFATAL)\b|(?:(?!fail).)*\bin \w+$"
+)
+_KNOWN = (
+    *("crashed: ", "boot failed: ", "build failed: ", "basic kernel testing failed: "),
+    *("infra problem: ", "ignore: ", "failed: ", "failed to "),
 )
 _UNIT_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
 _DURATION = re.compile(r"(\d{1,12}(?:\.\d{0,12})?)(ms|us|µs|μs|ns|h|m|s)")
@@ -51,10 +46,7 @@ def run_result(text: str) -> tuple[OutcomeKind, str | None, str | None]:
 
 def known_result(text: str) -> bool:
     """Return whether ``text`` is one of the forms that ``run_result`` knows."""
-    return text.strip() == "OK" or text.startswith(
-        ("crashed: ", "boot failed: ", "build failed: ", "basic kernel testing failed: ")
-        + ("infra problem: ", "ignore: ", "failed: ", "failed to ")
-    )
+    return text.strip() == "OK" or text.startswith(_KNOWN)
 
 
 def go_seconds(text: str) -> float | None:
