@@ -20,6 +20,7 @@ from ktriage.history.repository import Repository
 from ktriage.people.mail import Finding, as_text, draft
 from ktriage.people.recipients import CC, TO, Recipient, Recipients, commit_recipients
 from ktriage.people.trailers import parse_trailers, patch_message_id
+from ktriage.people.tree import People
 from ktriage.symbols.report import annotated_text
 from ktriage.trial import load_spec
 
@@ -76,7 +77,7 @@ def write_mail(request: MailRequest) -> tuple[str, list[Recipient]]:
     crash = request.crash or (_read(request.report) if request.report else outcome.crash if outcome else None)
     if crash and (request.vmlinux or request.modules):
         crash = _symbolized(request, crash)
-    recipients = _recipients(request, commit)
+    recipients = _recipients(request, repository, commit)
     message = draft(
         _finding(request, commit, crash, outcome.evidence if outcome else ()),
         recipients,
@@ -96,17 +97,33 @@ def _address(text: str) -> tuple[str, str]:
     return name, address
 
 
-def _recipients(request: MailRequest, commit: Commit) -> list[Recipient]:
+def _recipients(request: MailRequest, repository: Repository, commit: Commit) -> list[Recipient]:
+    people = _people(repository, commit.commit)
     ignored = request.ignore.read_text(encoding="utf-8").split() if request.ignore else []
-    found = Recipients(ignored)
+    found = Recipients([*ignored, *people.ignored])
     for field, texts in ((TO, request.to), (CC, request.cc)):
         for text in texts:
             found.add(*_address(text), field, "was named by the sender")
     author = parseaddr(commit.author)[0] or commit.author.partition(" <")[0]
     commit_recipients((author, commit.email), f"{commit.subject}\n\n{commit.body}", into=found)
+    patch = repository.diff(commit.commit).encode(errors="surrogateescape")
+    people.collect(dict.fromkeys(repository.files(commit.commit), patch), into=found)
     if request.regzbot:
         found.add("", REGRESSIONS, CC, "tracks regressions")
     return found.all()
+
+
+def _people(repository: Repository, revision: str) -> People:
+    """Return the people of the tree at a revision, as far as it names any."""
+
+    def read(name: str) -> str:
+        try:
+            return git(repository.path, "cat-file", "blob", f"{revision}:{name}")
+        except GitError:
+            return ""
+
+    listed = git(repository.path, "ls-tree", "-r", "-d", "-z", "--name-only", "--full-tree", revision)
+    return People.of_files(read, set(listed.split("\0")).__contains__)
 
 
 def _sender(request: MailRequest, repository: Repository) -> tuple[str, str]:

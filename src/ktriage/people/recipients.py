@@ -61,11 +61,15 @@ class LeftOut:
 
 
 class Recipients:
-    """Collects addresses: each once, in To if any of its reasons puts it there, in the order they came."""
+    """Collects people: each once, in To if any reason puts them there, in the order in which they came.
+
+    Two addresses under one name are one person, who gets mail at the first (get_maintainer.pl's rule).
+    """
 
     def __init__(self, ignore: Iterable[str] = ()) -> None:
         self._ignored = {address.lower() for address in ignore}
         self._found: dict[str, Recipient] = {}
+        self._named: dict[str, str] = {}
         self.left_out: list[LeftOut] = []
 
     def add(self, name: str, address: str, field: str, reason: str) -> None:
@@ -76,6 +80,8 @@ class Recipients:
             if all(left.address != address for left in self.left_out):
                 self.left_out.append(LeftOut(address, refusal))
             return
+        if name:
+            key = self._named.setdefault(name.lower(), key)
         old = self._found.get(key)
         if old is None:
             self._found[key] = Recipient(name, address, field, (reason,))
