@@ -6,7 +6,16 @@ import re
 
 from ktriage.words import OutcomeKind
 
-_MOST_TITLE = re.compile(
+_MOST_TITLE = 500
+
+# What the host says of a guest that stopped answering; syzkaller uses it as the title of a crash.
+_SILENT = re.compile(
+    r"(?:no output(?: from test machine)?|lost connection(?: to test machine)?|timed out"
+    r"|test machine is not executing programs)\b"
+)
+# How titles of kernel crashes begin, or end. Anything else after "basic kernel testing failed" is the
+# machinery's: a copy that failed, a connection that was refused.
+_TITLE = re.compile(
     r"(?:K[A-Z]{1,2}SAN|KFENCE|UBSAN|BUG|WARNING|INFO|PANIC|ODEBUG|Oops|VFS|INIT|[Kk]ernel|general protection"
     r"|possible deadlock|inconsistent lock|suspicious RCU|unregister_netdevice|memory leak|divide error"
     r"|stack segment|invalid opcode|Internal error|[Uu]nable to handle|double fault|bad page"
