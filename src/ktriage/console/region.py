@@ -18,6 +18,7 @@ from ktriage.console.wrappings import Unwrap, wrapping
 
 PANIC = "Kernel panic - not syncing"
 _END_OF_PANIC = f"---[ end {PANIC}"
+_VERSION = "Linux version "
 _ALL_CPUS = "Sending NMI from CPU"
 _TAINTING = "Disabling lock debugging due to kernel taint"
 _CIRCULAR = "WARNING: possible circular locking dependency detected"
@@ -213,8 +214,14 @@ class Region:
             panicked=self.last_panic >= 0,
             executor={"proc": int(executor[1]), "id": int(executor[2])} if executor else None,
             text=text,
-            **details(report, text, self.lines.contexts[index]),
+            **{"kernel": self._kernel(index)} | details(report, text, self.lines.contexts[index]),
         )
+
+    def _kernel(self, index: int) -> str | None:
+        """Return the version that the last boot before line ``index`` told, if it is near."""
+        at = self.text.rfind(_VERSION, 0, self.lines.starts[index])
+        words = self.text[at + len(_VERSION) : at + 200].split(maxsplit=1) if at >= 0 else []
+        return words[0] if words else None
 
     def _report(self, index: int, limit: int) -> Report:
         texts, contexts = self.lines.texts, self.lines.contexts

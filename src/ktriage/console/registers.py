@@ -6,7 +6,6 @@ arm        ``r10: 00000000  r9 : 00000000``, ``pc : [<80101234>]    lr : [<80101
 riscv64    `` gp : ffffffff8 tp : ff...``, ``status: 0000 badaddr: 0000 cause: 0000``
 powerpc    ``NIP:  c0000 LR: c0000``, ``GPR00: c0000 c0000 c0000 c0000`` (numbered on from the first)
 s390x      ``Krnl GPRS: 0000 0000 0000 0000`` (four a line, sixteen in all), ``Krnl PSW : 07... 00...``
-loongarch  ``pc 9000... ra 9000... tp 9000... sp 9000...``
 """
 
 from __future__ import annotations
