@@ -79,7 +79,7 @@ def compared(case: Case, crash: Crash) -> dict[str, tuple[object, object]]:
     if "FRAME" in want:
         pairs["FRAME"] = crash.frame, want["FRAME"][0]
     if case.report is not None:
-        pairs["REPORT"] = crash.text.encode("latin-1"), case.report
+        pairs["REPORT"] = crash.text, case.report.decode(errors="replace")
     if "START" in want:
         first, last = want["START"][0].encode(), want.get("END", want["START"])[0].encode()
         place = case.log.index(first), case.log.index(last) + len(last)

@@ -145,3 +145,11 @@ def test_executor() -> None:
         "kernel BUG at a.c:1!\nCPU: 0 PID: 1 Comm: syz.3.584 Not tainted 6.1 #1\nCall Trace:\n f+0x1/0x2\n"
     )
     assert crash.executor == {"proc": 3, "id": 584}
+
+
+def test_text_is_utf8_where_the_log_is() -> None:
+    log = "kernel BUG at a.c:1!\nCPU: 0 PID: 7 Comm: zażółć Not tainted 6.1 #1\nCall Trace:\n f+0x1/0x2\n"
+    crash = first(log)
+    assert crash.comm == "zażółć"
+    assert "zażółć" in crash.text
+    assert "\ufffd" in first(log.encode().replace("ż".encode(), b"\xff")).text

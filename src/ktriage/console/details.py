@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ktriage.console import taints
-from ktriage.console.lines import is_cpu, is_task
+from ktriage.console.lines import is_cpu, is_task, readable
 from ktriage.console.locks import read_locks
 from ktriage.console.refcounts import read_refcount
 from ktriage.console.registers import Registers
@@ -56,6 +56,9 @@ def details(report: Report, text: str, caller: str) -> dict[str, Any]:
         _machine(line, found)
         registers.read(line)
         stack.read(line)
+    for name in ("comm", "hardware"):
+        if name in found:
+            found[name] = readable(found[name])
     found["registers"] = registers.found
     found["stack"] = tuple(stack.frames)
     found["taints"] = taints.words(found.get("taint"))

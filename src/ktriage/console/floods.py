@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ktriage.console.formats.headers import announced
-from ktriage.console.lines import Lines
+from ktriage.console.lines import Lines, readable
 from ktriage.console.titles import clean
 from ktriage.console.types import Flood
 
@@ -159,7 +159,7 @@ def _begin(data: bytes | bytearray, fragment: bytes, start: int, stop: int, offs
     return _Seen(
         fragment=fragment,
         title=clean(head.texts[0]),
-        text=head.raw[0].rstrip("\r"),
+        text=readable(head.raw[0].rstrip("\r")),
         start=offset + begin,
         line=line + data.count(b"\n", 0, begin),
         end=0,

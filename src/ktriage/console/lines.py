@@ -40,6 +40,11 @@ def is_cpu(context: str) -> bool:
     return context.startswith("[") and "C" in context
 
 
+def readable(text: str) -> str:
+    """Return ``text``, whose characters are the log's bytes, as what the bytes say in UTF-8."""
+    return text if text.isascii() else text.encode("latin-1").decode("utf-8", "replace")
+
+
 class Lines:
     r"""The lines of a stretch of a log, in columns.
 

@@ -12,7 +12,7 @@ from ktriage.console import titles
 from ktriage.console.details import details
 from ktriage.console.formats.headers import CONTINUES, INFORMATION, PART, announced
 from ktriage.console.guilt import guilty_file
-from ktriage.console.lines import LONGEST, NO_CALLER, NO_PREFIX, Lines, is_cpu, is_task
+from ktriage.console.lines import LONGEST, NO_CALLER, NO_PREFIX, Lines, is_cpu, is_task, readable
 from ktriage.console.types import Crash
 from ktriage.console.wrappings import Unwrap, wrapping
 
@@ -213,7 +213,7 @@ class Region:
             suppressed=self.suppressed,
             panicked=self.last_panic >= 0,
             executor={"proc": int(executor[1]), "id": int(executor[2])} if executor else None,
-            text=text,
+            text=readable(text),
             **{"kernel": self._kernel(index)} | details(report, text, self.lines.contexts[index]),
         )
 
