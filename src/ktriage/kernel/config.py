@@ -1,0 +1,191 @@
+"""A kernel's configuration: a base and fragments, put together by the tree's own tools, then checked.
+
+kconfig never says no: a symbol whose dependencies are not met is left out without a word (tinyconfig takes
+the SLOB allocator, which silently drops KASAN; without SHMEM there is no TMPFS). What was asked for and is
+not in the result is an error here, with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from ktriage.errors import MachineryError, UserError
+from ktriage.kernel.kconfig import read_kconfig, why_dropped
+
+SYMBOL = re.compile(r"CONFIG_(\w+)=(.*)|# CONFIG_(\w+) is not set")
+
+GUEST = """\
+CONFIG_64BIT=y
+CONFIG_SMP=y
+CONFIG_PRINTK=y
+CONFIG_BUG=y
+CONFIG_KALLSYMS=y
+CONFIG_MULTIUSER=y
+CONFIG_FUTEX=y
+CONFIG_EPOLL=y
+CONFIG_POSIX_TIMERS=y
+CONFIG_HIGH_RES_TIMERS=y
+CONFIG_BINFMT_ELF=y
+CONFIG_BINFMT_SCRIPT=y
+CONFIG_BLK_DEV_INITRD=y
+CONFIG_PROC_FS=y
+CONFIG_PROC_SYSCTL=y
+CONFIG_SYSFS=y
+CONFIG_DEVTMPFS=y
+CONFIG_SHMEM=y
+CONFIG_TMPFS=y
+CONFIG_DEBUG_FS=y
+CONFIG_TTY=y
+CONFIG_UNIX98_PTYS=y
+CONFIG_SERIAL_8250=y
+CONFIG_SERIAL_8250_CONSOLE=y
+CONFIG_MAGIC_SYSRQ=y
+CONFIG_MAGIC_SYSRQ_SERIAL=y
+CONFIG_MODULES=y
+CONFIG_MODULE_UNLOAD=y
+CONFIG_ACPI=y
+CONFIG_DMI=y
+CONFIG_PCI=y
+CONFIG_BLOCK=y
+CONFIG_VIRTIO_MENU=y
+CONFIG_VIRTIO_PCI=y
+CONFIG_BLK_DEV=y
+CONFIG_VIRTIO_BLK=y
+CONFIG_PVPANIC=y
+CONFIG_PVPANIC_PCI=y
+CONFIG_FW_CFG_SYSFS=y
+CONFIG_KEXEC=y
+CONFIG_NET=y
+CONFIG_UNIX=y
+CONFIG_INET=y
+CONFIG_HYPERVISOR_GUEST=y
+CONFIG_PVH=y
+# CONFIG_LOCALVERSION_AUTO is not set
+"""
+"""What a guest of ``ktriage.machine`` needs, with the notes that a dump of its memory is read by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What to configure: a base and fragments on top, each winning over those before it.
+
+    ``base`` is a target of the tree's makefile whose name ends in ``config`` (``tinyconfig``,
+    ``defconfig``), or the path of a file. Fragments are texts in the format of .config.
+    """
+
+    base: str | Path = "tinyconfig"
+    fragments: tuple[str, ...] = (GUEST,)
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A symbol (without ``CONFIG_``) that is not as it was asked for, and why not."""
+
+    symbol: str
+    wanted: str
+    got: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.symbol}={self.wanted} became {self.got}: {self.why}"
+
+
+def parse_config(text: str) -> dict[str, str]:
+    """Return the value of each symbol in the text of a .config or a fragment; ``n`` where it is not set.
+
+    Raises UserError with the line where it is neither a symbol nor a comment.
+    """
+    values = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        stripped = line.strip()
+        if matched := SYMBOL.fullmatch(stripped):
+            values[matched[1] or matched[3]] = matched[2] if matched[1] else "n"
+        elif stripped and not stripped.startswith("#"):
+            raise UserError(f"line {number} of a kernel configuration is no CONFIG_NAME=value: {stripped}")
+    return values
+
+
+def configure(tree: Path, out: Path, config: Config, *, compiler: str = "gcc") -> dict[str, str]:
+    """Write ``out``/.config for the kernel source in ``tree`` and return its symbols.
+
+    Raises UserError where a fragment is not well formed, where the base is not there, or where something that
+    was asked for is not in the result; its ``data["dropped"]`` then holds a ``Dropped`` for each. Raises
+    MachineryError where the tree's tools fail.
+    """
+    wanted: dict[str, str] = {}
+    for fragment in config.fragments:
+        wanted.update(parse_config(fragment))
+    check_tree(tree)
+    out.mkdir(parents=True, exist_ok=True)
+    make = ["make", "-s", "-C", str(tree), f"O={out}", f"CC={compiler}"]
+    target = out / ".config"
+    draft = out / ".config.draft"
+    if isinstance(config.base, Path):
+        if not config.base.is_file():
+            raise UserError(f"no such kernel configuration: {config.base}")
+        draft.write_bytes(config.base.read_bytes())
+    elif re.fullmatch(r"\w+config", config.base):
+        _call([*make, f"KCONFIG_CONFIG={draft}", config.base])
+    else:
+        raise UserError(f"no base of a configuration: {config.base}", hint="tinyconfig, defconfig, or a file")
+    # Of the members of a choice the last one that is set wins, so the fragments come last.
+    base = {name: value for name, value in parse_config(draft.read_text()).items() if name not in wanted}
+    draft.write_text("".join(f"CONFIG_{name}={value}\n" for name, value in {**base, **wanted}.items()))
+    _call([*make, f"KCONFIG_CONFIG={draft}", "olddefconfig"])
+    text = draft.read_text()
+    for left in (draft, draft.with_name(draft.name + ".old")):
+        left.unlink(missing_ok=True)
+    values = parse_config(text)
+    dropped = find_dropped(tree, wanted, values)
+    if dropped:
+        more = f" (and {len(dropped) - 3} more)" if len(dropped) > 3 else ""
+        what = "; ".join(str(one) for one in dropped[:3])
+        raise UserError(
+            f"the kernel's configuration is not what was asked for: {what}{more}", dropped=dropped
+        )
+    # What depends on the file's time would be built again where nothing changed.
+    if not target.is_file() or target.read_text() != text:
+        target.write_text(text)
+    return values
+
+
+def check_tree(tree: Path) -> None:
+    """Raise UserError where ``tree`` holds no kernel source that can be built out of tree."""
+    if not (tree / "Kconfig").is_file() or not (tree / "scripts/kconfig/merge_config.sh").is_file():
+        raise UserError(f"no kernel source in {tree}")
+    if (tree / ".config").exists() or (tree / "include/config").exists():
+        raise UserError(
+            f"{tree} was built in place: it can't be built out of tree", hint=f"make -C {tree} mrproper"
+        )
+
+
+def find_dropped(tree: Path, wanted: dict[str, str], values: dict[str, str]) -> tuple[Dropped, ...]:
+    """Return what of ``wanted`` is not in ``values``, with the reasons from the tree's Kconfig files."""
+    wrong = {name: value for name, value in wanted.items() if values.get(name, "n") != value}
+    if not wrong:
+        return ()
+    kconfig = read_kconfig(tree)
+    return tuple(
+        Dropped(name, value, values.get(name, "n"), why_dropped(kconfig, name, value, values))
+        for name, value in wrong.items()
+    )
+
+
+def _call(command: list[str], *, cwd: Path | None = None, **environment: str) -> None:
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, "LC_ALL": "C", **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()
+        raise MachineryError(f"{' '.join(command[:1] + command[-1:])} failed: {said[-1]}", output=said)
