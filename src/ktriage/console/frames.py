@@ -144,14 +144,14 @@ def _skip(more: tuple[str, ...]) -> re.Pattern[str]:
     return skipping(more)
 
 
-def key_frames(stack: Stack, lines: list[str]) -> tuple[list[Key], bool]:
+def key_frames(stack: Stack, lines: list[str], *, callers: bool) -> tuple[list[Key], bool]:
     """Walk ``stack`` over ``lines`` (the announcing line first, from where it matched).
 
-    Returns a frame for each stack of the path, ``NOBODY`` for one that gave none, and whether all of it was
-    found unspoilt.
+    ``callers`` says that the log has caller ids. Returns a frame for each stack of the path, ``NOBODY`` for
+    one that gave none, and whether all of it was found unspoilt.
     """
     keys, whole = _walk(stack.path, stack, lines)
-    for path in (stack.otherwise, stack.last):
+    for path in (stack.otherwise, () if callers else stack.last):
         if path and not whole:
             keys, whole = _walk(path, stack, lines)
     return keys, whole

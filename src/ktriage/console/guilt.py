@@ -27,7 +27,7 @@ _INNOCENT = re.compile(
 )  # fmt: skip
 # Lines with files that have no part in it.
 _ASIDE = re.compile(
-    r"(?:hardirqs|softirqs)\s+last\s+(?:enabled|disabled)|^Register r\d+ information|^ #\d+: .*, at: ",
+    r"(?:hardirqs|softirqs)\s+last\s+(?:enabled|disabled)|^Register r\d+ information|\}, at: ",
     re.ASCII,
 )
 _DEEPER = re.compile(r"^/[a-zA-Z0-9_\-./]+/[a-zA-Z0-9_\-]+\.[ch]$", re.ASCII)

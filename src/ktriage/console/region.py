@@ -187,7 +187,8 @@ class Region:
 
     def _crash(self, index: int, header: str, limit: int) -> Crash:
         report = self._report(index, limit)
-        named = titles.name(header, report.lines[: report.own])
+        callers = self.lines.contexts[index] not in (NO_PREFIX, NO_CALLER)
+        named = titles.name(header, report.lines[: report.own], callers=callers)
         end = self.lines.end(self._last_header)
         if named is None:
             # The announcement was swallowed by the prefix; read the log as it stands.

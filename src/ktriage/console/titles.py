@@ -51,11 +51,14 @@ class Named:
         self.format = format_
 
 
-def name(header: str, lines: list[str]) -> Named | None:
-    """Name the report ``lines``, whose first has ``header``; None if none of them has it."""
+def name(header: str, lines: list[str], *, callers: bool = False) -> Named | None:
+    """Name the report ``lines``, whose first has ``header``; None if none of them has it.
+
+    ``callers`` says that the log has caller ids.
+    """
     place, candidates = _announcement(header, lines)
     for format_ in candidates:
-        found = _match(format_, lines, place)
+        found = _match(format_, lines, place, callers=callers)
         if found is not None:
             return found
     line = next((line for line in lines if header in line), None)
@@ -78,14 +81,14 @@ def _announcement(header: str, lines: list[str]) -> tuple[int, list[Format]]:
     return 0, []
 
 
-def _match(format_: Format, lines: list[str], place: int) -> Named | None:
+def _match(format_: Format, lines: list[str], place: int, *, callers: bool) -> Named | None:
     match = compiled(format_.line).search(lines[place])
     if match is None:
         return None
     groups = match.groupdict()
     if not _follow(format_, lines, place + 1, groups):
         return None
-    return _fill(format_, groups, [lines[place][match.start() :], *lines[place + 1 :]])
+    return _fill(format_, groups, [lines[place][match.start() :], *lines[place + 1 :]], callers=callers)
 
 
 def _follow(format_: Format, lines: list[str], index: int, groups: dict[str, str | None]) -> bool:
@@ -103,11 +106,11 @@ def _follow(format_: Format, lines: list[str], index: int, groups: dict[str, str
     return True
 
 
-def _fill(format_: Format, groups: dict[str, str | None], lines: list[str]) -> Named:
+def _fill(format_: Format, groups: dict[str, str | None], lines: list[str], *, callers: bool) -> Named:
     keys: list[Key] = []
     reason = None
     if format_.stack is not None:
-        keys, whole = key_frames(format_.stack, lines)
+        keys, whole = key_frames(format_.stack, lines, callers=callers)
         reason = None if whole else NO_FRAMES
     words = {word: text or "" for word, text in groups.items()}
     templates = (format_.title, *format_.alt)

@@ -53,9 +53,10 @@ class Stack:
 
     ``path`` is walked from the announcing line on: a pattern moves to the next line that it matches (what
     it captures is a frame), ``STACK`` reads a stack trace. Where that gives no frame, ``otherwise`` is
-    walked, and then ``last``. Frames that match ``skip`` (or the common list of functions that only carry
-    the message) never name a crash. ``choose`` says which of the rest does: ``first``, ``stall`` (the
-    function that a looping CPU keeps coming back to) or ``hang`` (what a sleeping task waits for).
+    walked, and then, in a log without caller ids, ``last``. Frames that match ``skip`` (or the common list
+    of functions that only carry the message) never name a crash. ``choose`` says which of the rest does:
+    ``first``, ``stall`` (the function that a looping CPU keeps coming back to) or ``hang`` (what a sleeping
+    task waits for).
     """
 
     path: tuple[str, ...]

@@ -28,7 +28,8 @@ FORMATS = (
         "INFO: rcu detected stall in {frame}",
         alt=STALL,
         # Since v6.1 the stalled CPU's own report begins in what was interrupted, with no interrupt above it,
-        # bc1cca97e6da ("sched/debug: Show the registers of 'current' in dump_cpu_task()").
+        # bc1cca97e6da ("sched/debug: Show the registers of 'current' in dump_cpu_task()"). syzbot, whose
+        # kernels print callers, knows these as "in corrupted"; elsewhere the function is worth more.
         stack=Stack(*TIMER, skip=BELOW, choose="stall", last=("{ip}", CALL_TRACE, STACK)),
     ),
     Format(
