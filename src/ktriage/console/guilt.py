@@ -16,7 +16,7 @@ _INNOCENT = re.compile(
             r"^mm/(?:kasan/|kmsan/|percpu)", "^mm/sl.b",
             r"^mm/(?:filemap|folio-compat|truncate|memory|vmalloc|page_alloc|mempool|util)\.c",
             r"^kernel/(?:rcu/|locking/|sched/.*\.c|printk/printk.*\.c)",
-            r"^kernel/(?:kcov|panic|softirq|kthread|stacktrace|workqueue|time/timer)\.c",
+            r"^kernel/(?:kcov|panic|softirq|kthread|stacktrace|task_work|workqueue|time/(?:timer|sleep_timeout))\.c",
             r"^arch/.*/kernel/(?:traps|unwind.*|stacktrace|apic/apic)\.c",
             r"^arch/.*/mm/(?:fault|physaddr)\.c",
             r"^arch/arm64/kernel/(?:entry.*|process)\.c",
