@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import os
-import subprocess
 import tarfile
+import tempfile
 from pathlib import Path
 
 from ktriage.errors import MachineryError, UserError
+from ktriage.history.git import GitError, git
 
 
-def _git(repo: Path, *arguments: str) -> bytes:
-    done = subprocess.run(["git", "-C", str(repo), *arguments], capture_output=True, check=False)
-    if done.returncode:
-        message = done.stderr.decode(errors="replace").strip().removeprefix("fatal: ")
-        raise UserError(f"git {arguments[0]} in {repo}: {message}", repo=str(repo))
-    return done.stdout
+def _place(commit: str, folder: str) -> str:
+    return commit if folder in ("", ".") else f"{commit}:{folder.strip('/')}"
 
 
 def list_files(repo: Path, commit: str, folder: str = ".") -> list[tuple[str, str]]:
@@ -24,25 +19,27 @@ def list_files(repo: Path, commit: str, folder: str = ".") -> list[tuple[str, st
 
     Raises UserError where the commit or the folder is not there.
     """
-    place = commit if folder in ("", ".") else f"{commit}:{folder.strip('/')}"
-    entries = _git(repo, "ls-tree", "-r", "-z", "--full-tree", place).split(b"\0")
+    try:
+        entries = git(repo, "ls-tree", "-r", "-z", "--full-tree", _place(commit, folder)).split("\0")
+    except GitError as error:
+        raise UserError(f"nothing at {_place(commit, folder)} in {repo}", repo=str(repo)) from error
     files = []
     for entry in filter(None, entries):
-        meta, _, path = entry.partition(b"\t")
-        files.append((meta.split()[2].decode(), path.decode(errors="surrogateescape")))
+        meta, _, path = entry.partition("\t")
+        files.append((meta.split()[2], path))
     return files
 
 
 def export(repo: Path, commit: str, folder: str, target: Path) -> None:
-    """Write the files below ``folder`` at ``commit`` into ``target``.
+    """Write the files below ``folder`` at ``commit`` into the existing folder ``target``.
 
-    Raises UserError where the commit or the folder is not there, MachineryError where the disk fails.
+    Raises MachineryError where git or the disk fails.
     """
-    place = commit if folder in ("", ".") else f"{commit}:{folder.strip('/')}"
-    archive = _git(repo, "archive", "--format=tar", place)
     try:
-        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-            tar.extractall(target, filter="data")
+        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".tar") as archive:
+            git(repo, "archive", "--format=tar", "-o", archive.name, _place(commit, folder))
+            with tarfile.open(archive.name) as tar:
+                tar.extractall(target, filter="data")
     except (OSError, tarfile.TarError) as error:
         raise MachineryError(f"{commit[:12]} does not unpack into {target}: {error}") from error
 
@@ -50,15 +47,9 @@ def export(repo: Path, commit: str, folder: str, target: Path) -> None:
 def apply_patches(target: Path, patches: tuple[str, ...]) -> str | None:
     """Apply patches, given as texts, to an exported tree; return git's complaint where one does not apply."""
     for patch in patches:
-        # Outside of any repository, or git would look for the paths in that one's index.
-        done = subprocess.run(
-            ["git", "apply", "--whitespace=nowarn", "-"],
-            cwd=target,
-            input=patch.encode(errors="surrogateescape"),
-            capture_output=True,
-            check=False,
-            env={**os.environ, "GIT_CEILING_DIRECTORIES": str(target.parent)},
-        )
-        if done.returncode:
-            return f"a patch does not apply: {done.stderr.decode(errors='replace').strip()}"
+        try:
+            # Outside of any repository, or git would look for the paths in that one's index.
+            git(target, "--git-dir=/nonexistent", "apply", "--whitespace=nowarn", "-", stdin=patch)
+        except GitError as error:
+            return f"a patch does not apply: {str(error.data['stderr']).strip()}"
     return None
