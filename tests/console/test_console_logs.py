@@ -18,6 +18,7 @@ from console_reports import GPF, KASAN, REFCOUNT, WARNING
 
 from ktriage.console import Crash, Flood, read, read_crashes
 from ktriage.console.reader import Reader
+from ktriage.console.scan import _small, candidates
 from ktriage.console.sources import chunks, followed
 from ktriage.errors import UserError
 
@@ -273,3 +274,9 @@ def test_followed_crash_comes_out_while_the_log_is_open(tmp_path: Path) -> None:
             assert time.monotonic() - begin < 30
         finally:
             process.kill()
+
+
+def test_both_ways_of_scanning_find_the_same() -> None:
+    log = (BENIGN + WARNING + GPF + REFCOUNT) * 2
+    assert len(log) > 1 << 20
+    assert candidates(log) == sorted(set(_small(log)))
