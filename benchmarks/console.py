@@ -126,7 +126,8 @@ def big_logs(directory: Path, *, huge: bool) -> None:
     for size, path in sizes:
         runs = [command(path, "--json") for _ in range(3 if size < 2000 else 1)]
         wall, cpu = min(run[0] for run in runs), min(run[1] for run in runs)
-        more = f"{(cpu - start) / size * 1000:.2f} ms/MB after start, {runs[0][2]:.0f} MB peak, {runs[0][3]} findings"
+        each = (cpu - start) / size * 1000
+        more = f"{each:.2f} ms/MB after start, {runs[0][2]:.0f} MB peak, {runs[0][3]} findings"
         row(f"ktriage report --json, {size} MB, a crash every MB", wall, cpu, size * MB, more)
 
 
