@@ -9,7 +9,16 @@ import pytest
 
 from ktriage.case.modules import parse_modules
 from ktriage.cli import main
-from ktriage.dump import log_text, module_state, module_states, open_vmcore, read_log, summarize
+from ktriage.dump import (
+    log_text,
+    module_state,
+    module_states,
+    open_vmcore,
+    read_log,
+    running_tasks,
+    summarize,
+    tasks,
+)
 from ktriage.errors import UserError
 from ktriage.jobs.lab import open_lab
 from ktriage.kernel import Kernel
@@ -98,6 +107,43 @@ def test_log_and_summary(dumped):
 
 
 @pytest.mark.vm
+def test_tasks_and_their_stacks(dumped):
+    outcome, kernel, _ = dumped
+    core = open_vmcore(Path(outcome.vmcore), kernel.vmlinux)
+    found = {task.pid: task for task in tasks(core)}
+    assert (found[2].comm, found[2].kernel, found[1].kernel) == ("kthreadd", True, False)
+    assert found[2].waits_in == "kthreadd"
+    names = [frame.function for frame in found[2].stack]
+    assert names.index("__schedule") < names.index("kthreadd") < names.index("ret_from_fork")
+    assert all(frame.file and frame.line for frame in found[2].stack)
+    assert all(frame.offset is not None for frame in found[1].stack if not frame.inline)
+    assert [task.cpu for task in running_tasks(core)] == [0]
+    assert core.notes == []
+
+
+@pytest.mark.vm
+def test_what_a_hung_guest_was_doing(kernel, tmp_path, capsys):
+    if kernel.vmlinux is None:
+        pytest.skip(f"no debug information for {kernel.release}: ktriage demo --debuginfo fetches it")
+    text = SPEC.format(source=MODULE).replace('"echo warn >/proc/misbehave", "echo put', '"echo spin')
+    (tmp_path / "ktriage.toml").write_text(text.replace("[run]", "[run]\ntimeout = 3"))
+    lab = open_lab(load_spec(tmp_path / "ktriage.toml"), tmp_path / "trials")
+    outcome, build = lab.trial("it", None)
+    assert outcome.kind == "hung", outcome
+    base = ["dump", "show", outcome.vmcore, "--vmlinux", str(kernel.vmlinux), "--modules", str(build.module)]
+    assert main([*base, "--json", "bt"]) == 0
+    (task,) = map(json.loads, capsys.readouterr().out.splitlines())
+    spinning = next(frame for frame in task["stack"] if frame["function"] == "misbehave_spin")
+    assert spinning["module"] == "misbehave"
+    source = (MODULE / "misbehave.c").read_text().splitlines()
+    start = next(n for n, line in enumerate(source, 1) if "misbehave_spin(void)" in line)
+    assert start < spinning["line"] <= start + 6
+    assert main([*base, "bt", "--task", "nobody"]) == 2
+    assert main([*base, "bt", "--all"]) == 0
+    assert "kthreadd (2)" in capsys.readouterr().out
+
+
+@pytest.mark.vm
 def test_command(dumped, capsys):
     outcome, kernel, file = dumped
     base = ["dump", "show", outcome.vmcore, "--vmlinux", str(kernel.vmlinux), "--modules", str(file)]
@@ -110,10 +156,15 @@ def test_command(dumped, capsys):
     assert main([*base, "--json", "modules"]) == 0
     modules = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert next(m["refcnt"] for m in modules if m["name"] == "misbehave") == -1
-    for report in ("summary", "modules", "log"):
+    for report, word in (
+        ("summary", "misbehave_warn+"),
+        ("modules", "misbehave "),
+        ("log", "misbehave"),
+        ("tasks", "kthreadd"),
+    ):
         assert main([*base, report]) == 0
         printed = capsys.readouterr()
-        assert "misbehave" in printed.out
+        assert word in printed.out
         assert "\x1b" not in printed.out
         assert printed.err == ""
 

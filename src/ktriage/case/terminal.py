@@ -132,23 +132,27 @@ def _frame(frame: Frame) -> tuple[Text, Text]:
     return name, Text(place + (" (inline)" if frame.inline else ""), "dim")
 
 
-def render_crash(crash: Crash, times: int = 1) -> RenderableType:
-    """Return a crash's title, how often it was seen, and its reliable frames with their source lines."""
+def render_stack(stack: Sequence[Frame], most: int | None = None) -> RenderableType:
+    """Return the frames of a stack with their source lines; only the first ``most``."""
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    frames = [frame for frame in crash.stack if frame.reliable]
-    for frame in frames[:MOST_FRAMES]:
+    for frame in stack[:most]:
         table.add_row(*_frame(frame))
-    more = len(frames) - MOST_FRAMES
+    more = len(stack) - most if most else 0
     tail = [Text(f"  and {text.plural(more, 'frame')} more", "dim")] if more > 0 else []
+    return Group(Padding(table, (0, 0, 0, 2), expand=False), *tail)
+
+
+def render_crash(crash: Crash, times: int = 1) -> RenderableType:
+    """Return a crash's title, how often it was seen, and its reliable frames with their source lines."""
     from ktriage.symbols.code import read_code
 
     code = read_code(crash)
-    if code and code.access:
-        tail.append(Text(f"  {code.access}"))
+    frames = [frame for frame in crash.stack if frame.reliable]
     title = Text(text.clean(crash.title), "red").append(f", {times} times" if times > 1 else "", "default")
-    return Group(title, Padding(table, (0, 0, 0, 2), expand=False), *tail)
+    access = [Text(f"  {code.access}")] if code and code.access else []
+    return Group(title, *access, render_stack(frames, MOST_FRAMES))
 
 
 def _modules(case: CaseFile) -> RenderableType:

@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ktriage.cli import Parser
+from ktriage.errors import UserError
 
 if TYPE_CHECKING:
     import argparse
 
-    from rich.console import Console
+    from rich.console import RenderableType
 
     from ktriage.console.types import Crash
     from ktriage.dump.core import Vmcore
-    from ktriage.dump.types import ModuleState
+    from ktriage.dump.types import ModuleState, TaskState
 
 HELP = "Read a vmcore: what it is of, the crashes in its log, the modules and their reference counts."
 EXAMPLE = "ktriage dump show vmcore --vmlinux /usr/lib/debug/boot/vmlinux-6.1.0-18-amd64 modules"
 
-REPORTS = ("summary", "modules", "log")
+REPORTS = ("summary", "bt", "tasks", "modules", "log")
 
 
 class _Intermixed(Parser):
@@ -50,6 +51,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--modules", metavar="DIR", type=Path, action="append", default=[],
         help="module file, or folder of them, with debug information",
     )  # fmt: skip
+    show.add_argument(
+        "--task", metavar="PID|NAME", action="append", default=[],
+        help="bt: of these tasks (default: of those that were running)",
+    )  # fmt: skip
+    show.add_argument("--all", action="store_true", help="bt: of all tasks, the most common stack first")
     show.add_argument("--json", action="store_true", help="print JSON Lines")
 
 
@@ -58,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
     from ktriage.dump.core import open_vmcore
 
     core = open_vmcore(args.vmcore, args.vmlinux, args.modules)
-    {"summary": _summary, "modules": _modules, "log": _log}[args.report](core, args)
+    reports = {"summary": _summary, "bt": _stacks, "tasks": _tasks, "modules": _modules, "log": _log}
+    reports[args.report](core, args)
     for note in core.notes:
         sys.stderr.write(f"ktriage dump: {note}\n")
     return 0
@@ -68,13 +75,17 @@ def _print(data: object) -> None:
     sys.stdout.write(json.dumps(data) + "\n")
 
 
-def _console() -> Console:
+def _show(*parts: RenderableType) -> None:
+    """Print for a person; into a file or a pipe with lines as long as they are, and none padded."""
     from rich.console import Console
 
-    # Where the output goes to a file or a pipe, lines are as long as they are.
-    return Console(
-        highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 200
-    )
+    if sys.stdout.isatty():
+        Console(highlight=False).print(*parts, sep="\n")
+        return
+    console = Console(highlight=False, width=200, color_system=None)
+    with console.capture() as capture:
+        console.print(*parts, sep="\n")
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
 
 
 def _summary(core: Vmcore, args: argparse.Namespace) -> None:
@@ -97,7 +108,6 @@ def _summary(core: Vmcore, args: argparse.Namespace) -> None:
         for crash in crashes:
             _print(crash.to_json())
         return
-    console = _console()
     up = duration(summary.seconds) if summary.seconds is not None else "unknown"
     for name, value in (
         ("kernel", f"Linux {summary.release} {summary.machine}, {summary.version}"),
@@ -110,15 +120,14 @@ def _summary(core: Vmcore, args: argparse.Namespace) -> None:
         ("taints", summary.taints.strip() or "none"),
         ("panic", summary.panic or "none: the kernel was dumped while it ran"),
     ):
-        console.print(Text(f"{name:<8} ", "dim").append(clean(value), "default"))
+        _show(Text(f"{name:<8} ", "dim").append(clean(value), "default"))
     groups: dict[object, list[Crash]] = {}
     for crash in crashes:
         groups.setdefault((crash.title, crash.stack), []).append(crash)
     for same in groups.values():
-        console.print()
-        console.print(render_crash(same[0], len(same)))
+        _show("", render_crash(same[0], len(same)))
     if not crashes:
-        console.print("\nno crash in the kernel's log")
+        _show("", "no crash in the kernel's log")
 
 
 def _modules(core: Vmcore, args: argparse.Namespace) -> None:
@@ -138,7 +147,7 @@ def _modules(core: Vmcore, args: argparse.Namespace) -> None:
     for module in modules:
         below = module.refcnt is not None and module.refcnt < 0
         table.add_row(*_row(module), style="bold red" if below else "")
-    _console().print(table)
+    _show(table)
 
 
 def _row(module: ModuleState) -> tuple[str, ...]:
@@ -148,6 +157,52 @@ def _row(module: ModuleState) -> tuple[str, ...]:
     counts = ("-", "-") if module.refcnt is None else (str(module.refcnt), str(module.refcnt_raw))
     users = clean(", ".join(module.users))
     return (clean(module.name), str(module.size), *counts, module.state, module.taints, f"{start:#x}", users)
+
+
+def _tasks(core: Vmcore, args: argparse.Namespace) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from ktriage.case.text import clean, duration
+    from ktriage.dump import tasks
+
+    if args.json:
+        for task in tasks(core):
+            _print(task.to_json())
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("pid", "name", "state", "cpu", "since", "waits in"):
+        table.add_column(name, justify="right" if name in ("pid", "cpu", "since") else "left", no_wrap=True)
+    for task in tasks(core):
+        name = f"[{clean(task.comm)}]" if task.kernel else clean(task.comm)
+        since = duration(task.seconds) if task.seconds is not None else "-"
+        where = "running" if task.running else task.waits_in or "-"
+        table.add_row(str(task.pid), Text(name), task.state, str(task.cpu), since, where)
+    _show(table)
+
+
+def _stacks(core: Vmcore, args: argparse.Namespace) -> None:
+    from rich.text import Text
+
+    from ktriage.case.terminal import render_stack
+    from ktriage.case.text import clean
+    from ktriage.dump import running_tasks, tasks
+
+    chosen = list(tasks(core)) if args.all or args.task else running_tasks(core)
+    if args.task:
+        chosen = [task for task in chosen if {str(task.pid), task.comm} & set(args.task)]
+        if not chosen:
+            raise UserError(f"{core.path}: no task {' or '.join(args.task)}", hint="`tasks` lists them")
+    if args.json:
+        for task in chosen:
+            _print(task.to_json())
+        return
+    groups: dict[object, list[TaskState]] = {}
+    for task in chosen:
+        groups.setdefault(task.stack if args.all else task.address, []).append(task)
+    for same in sorted(groups.values(), key=len, reverse=True):
+        names = ", ".join(f"{clean(task.comm)} ({task.pid}) {task.state}" for task in same)
+        _show(Text(names, "bold"), render_stack(same[0].stack), "")
 
 
 def _log(core: Vmcore, args: argparse.Namespace) -> None:

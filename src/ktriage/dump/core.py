@@ -69,7 +69,9 @@ def open_vmcore(
         for module, _ in loaded:
             _load_module(core, module, files)
     except BROKEN as error:
-        core.notes.append(f"the list of modules can't be read to its end: {str(error) or type(error).__name__}")
+        core.notes.append(
+            f"the list of modules can't be read to its end: {str(error) or type(error).__name__}"
+        )
     return core
 
 

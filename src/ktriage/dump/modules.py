@@ -68,7 +68,9 @@ def all_modules(program: drgn.Program) -> tuple[list[ModuleState], list[str]]:
             except BROKEN as error:
                 notes.append(f"struct module at {module.value_():#x}: {str(error) or type(error).__name__}")
     except BROKEN as error:
-        notes.append(f"the list of modules breaks off after {len(states)}: {str(error) or type(error).__name__}")
+        notes.append(
+            f"the list of modules breaks off after {len(states)}: {str(error) or type(error).__name__}"
+        )
     return states, notes
 
 

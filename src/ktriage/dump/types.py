@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ktriage.console.types import Frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,32 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         """Return the object that ``ktriage dump show --json ... summary`` prints."""
         return {"kind": "summary", **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class TaskState:
+    """One thread as it stood in the dump.
+
+    ``state`` is the letter of ps (R, S, D, I, ...). ``cpu`` is the one that it ran on last, ``running``
+    says that it was on it. ``kernel`` threads have no user space. ``seconds`` have passed since it last
+    got a CPU. ``waits_in`` is the innermost function of its stack outside of the scheduler.
+    """
+
+    pid: int
+    tgid: int
+    comm: str
+    address: int
+    state: str
+    cpu: int
+    running: bool
+    kernel: bool
+    seconds: float | None = None
+    waits_in: str | None = None
+    stack: tuple[Frame, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that ``ktriage dump show --json ... tasks`` prints for this task."""
+        return {"kind": "task", **asdict(self)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,9 +104,7 @@ class Symbolizer:
     def _path(self, path: str, module: str | None) -> str:
         """Return a path as the source tree has it: assembly and some builds give absolute ones."""
         short = path.removeprefix(self._prefix) if self._prefix else path
-        if module is None and (match := _TREE.match(short)):
-            short = match[1]
-        return short.removeprefix("./")
+        return tree_path(short) if module is None else short.removeprefix("./")
 
     def _start(self, frame: Frame) -> int | None:
         """Return the address of the function that a frame is in; None, with a note, where not known."""
@@ -178,6 +176,16 @@ class Symbolizer:
     def _note(self, note: str) -> None:
         if note not in self.notes:
             self.notes.append(note)
+
+
+def tree_path(path: str) -> str:
+    """Return the path of one of the kernel's own files as it is in the tree, where it was built elsewhere.
+
+    >>> tree_path("/build/linux-6.1/arch/x86/entry/entry_64.S")
+    'arch/x86/entry/entry_64.S'
+    """
+    match = _TREE.match(path)
+    return match[1] if match else path.removeprefix("./")
 
 
 def plain_name(function: str) -> str:
