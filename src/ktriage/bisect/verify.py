@@ -16,13 +16,16 @@ from ktriage.history.worktrees import Worktrees
 from ktriage.words import OutcomeKind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from concurrent.futures import Executor
 
     from ktriage.bisect.drive import Drive
     from ktriage.bisect.types import Answer, Run, Runner
 
-# A crash that would stay is missed by all runs with this chance, and no more runs than that are spent on it.
-_MISS = 0.02
+# Before its runs, a culprit's being only one of several is this likely; runs are made until it is less than
+# the second or more than the third, and no more of them than that at one revision.
+_SEVERAL = 0.03
+_NO, _YES = 0.001, 0.95
 _MOST = 60
 
 
@@ -34,7 +37,18 @@ class _Seen:
     oks: int = 0
     others: int = 0
 
+    @property
+    def total(self) -> int:
+        """All runs."""
+        return self.crashes + self.oks + self.others
+
+    @property
+    def useless(self) -> bool:
+        """Whether runs here say nothing."""
+        return self.others >= 3 and not self.crashes and not self.oks
+
     def add(self, run: Run) -> None:
+        """Count a run."""
         if run.outcome == OutcomeKind.CRASHED:
             self.crashes += 1
         elif run.outcome == OutcomeKind.OK:
@@ -42,11 +56,12 @@ class _Seen:
         else:
             self.others += 1
 
-    def crashing(self, crash: float, false: float) -> bool:
-        """Return whether that looks more like a revision with the culprit than like one without it."""
-        with_it = self.crashes * math.log(crash) + self.oks * math.log1p(-crash)
-        without = self.crashes * math.log(false) + self.oks * math.log1p(-false)
-        return with_it > without
+    def crashing(self, crash: float, false: float) -> float:
+        """Return how likely this revision has what crashes with the first rate, not with the second."""
+        odds = math.log(_SEVERAL / (1 - _SEVERAL))
+        odds += self.crashes * math.log(crash / false)
+        odds += self.oks * (math.log1p(-crash) - math.log1p(-false))
+        return 1 / (1 + math.exp(-max(min(odds, 500.0), -500.0)))
 
 
 def verify(drive: Drive, answer: Answer, runner: Runner, executor: Executor) -> Answer:
@@ -54,24 +69,26 @@ def verify(drive: Drive, answer: Answer, runner: Runner, executor: Executor) -> 
     assert answer.culprit is not None
     crash = min(max(answer.crash_rate or 0.5, 0.02), 0.98)
     false = min(max(answer.false_rate or 0.01, 1e-4), crash / 2)
-    runs = min(_MOST, max(3, math.ceil(math.log(_MISS) / math.log1p(-crash))))
 
-    shows = _look(drive, runner, executor, answer.culprit, runs, first_crash=True)
-    culprit = "crashes" if shows.crashes else "silent"
+    def clean(seen: _Seen) -> bool | None:
+        """Return whether the revision is free of the crash, None while that is not sure."""
+        chance = seen.crashing(crash, false)
+        return None if _NO <= chance <= _YES and seen.total < _MOST else chance < 0.5
+
+    def shows(seen: _Seen) -> bool | None:
+        return True if seen.crashes else None if seen.total < _MOST else False
+
+    culprit = "crashes" if shows(_look(drive, runner, executor, answer.culprit, shows)) else "silent"
     reverted, parent = "conflict", "skipped"
     with Worktrees(drive.repository) as worktrees:
         patch = worktrees.revert_patch(answer.culprit, drive.start.bad)
     if patch is not None:
-        seen = _look(drive, runner, executor, drive.start.bad, runs, patch=patch)
-        if seen.oks + seen.crashes == 0:
-            reverted = "untestable"
-        else:
-            reverted = "stays" if seen.crashing(crash, false) else "gone"
+        seen = _look(drive, runner, executor, drive.start.bad, clean, patch)
+        reverted = "untestable" if seen.useless else "gone" if clean(seen) else "stays"
     if reverted in ("conflict", "untestable"):
         before = _parent(drive, answer.culprit)
-        seen = _look(drive, runner, executor, before, runs)
-        if seen.oks + seen.crashes:
-            parent = "crashes" if seen.crashing(crash, false) else "ok"
+        seen = _look(drive, runner, executor, before, clean)
+        parent = "skipped" if seen.useless else "ok" if clean(seen) else "crashes"
     passed = culprit == "crashes" and reverted != "stays" and parent != "crashes"
     verification = Verification(
         passed=passed,
@@ -106,28 +123,20 @@ def _look(
     runner: Runner,
     executor: Executor,
     commit: str,
-    runs: int,
-    *,
+    enough: Callable[[_Seen], bool | None],
     patch: str = "",
-    first_crash: bool = False,
 ) -> _Seen:
-    """Make as many runs as are missing, and return what all of them came to."""
+    """Run at a revision until ``enough`` gives an answer; what the search has run there counts too."""
     seen = _Seen()
-    if not patch:
-        for run in drive.runs:
-            if run.commit == commit:
-                seen.add(run)
-    for run in drive.checks:
+    for run in [*drive.checks, *(drive.runs if not patch else [])]:
         if run.commit == commit and bool(run.patches) == bool(patch):
             seen.add(run)
-    while True:
-        total = seen.crashes + seen.oks + seen.others
-        enough = seen.crashes > 0 if first_crash else seen.crashes + seen.oks >= runs
-        useless = seen.others >= 3 and not seen.crashes and not seen.oks
-        if enough or useless or total >= 2 * runs:
-            return seen
-        missing = 1 if first_crash else runs - seen.crashes - seen.oks
-        while len(drive.pending) < min(drive.options.jobs, missing):
+    while enough(seen) is None and not seen.useless:
+        while len(drive.pending) < drive.options.jobs:
             drive.submit(runner, executor, commit, purpose="verify", patch=patch)
         for run in drive.collect():
             seen.add(run)
+    while drive.pending:
+        for run in drive.collect():
+            seen.add(run)
+    return seen
