@@ -190,3 +190,30 @@ def test_style_has_both_schemes_and_print():
     assert "@media print" in page
     colours = set(re.findall(r"var\((--[a-z-]+)\)", page))
     assert colours <= set(re.findall(r"(--[a-z-]+):", page))
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("text", "grounds"),
+    [
+        ("ink", ["paper", "panel", "add", "del", "mark"]),
+        ("soft", ["paper", "panel", "mark"]),
+        ("belief-ink", ["paper", "panel"]),
+        ("mark-ink", ["mark"]),
+        *((outcome, ["paper", "panel"]) for outcome in ("crashed", "ok", "other", "hung", "none")),
+    ],
+)
+def test_text_stands_out_from_its_ground(scheme, text, grounds):
+    """WCAG 2.2, 1.4.3: 4.5 to 1."""
+    style = render_page(CaseFile("x"))
+    light, dark = re.findall(r":root \{(.*?)\}", style, re.DOTALL)[:2]
+    colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", light if scheme == "light" else dark))
+    for ground in grounds:
+        high, low = sorted((luminance(colours[text]), luminance(colours[ground])), reverse=True)
+        assert (high + 0.05) / (low + 0.05) >= 4.5, (text, ground)
