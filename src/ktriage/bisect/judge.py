@@ -1,0 +1,223 @@
+"""A foreign bisection weighed again: what its runs support, and which runs would settle it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from ktriage.bisect.judge_evidence import Evidence, evidence, title_likeness
+from ktriage.bisect.judge_types import Belief, More, Stretch
+from ktriage.bisect.posterior import Posterior
+from ktriage.bisect.priors import Priors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ktriage.bisect.foreign_types import ForeignLog
+    from ktriage.bisect.judge_places import Places
+    from ktriage.bisect.posterior import View
+
+SURE = 0.998
+_SHOWN = 12
+_MOST_MORE = 60
+_MOST_REVISIONS = 4
+_TRIED = 24
+_LEAST_GAIN = 1e-12
+
+
+class FixPosterior(Posterior):
+    """The belief over which commit ended a crash: revisions that have it are those that do not crash."""
+
+    def look_at(self, v: int) -> int:
+        """Split the classes by whether v has them; a class is inside where v lacks it."""
+        known = len(self.tested)
+        place = super().look_at(v)
+        if len(self.tested) > known:
+            self._inside[:, place] = ~self._inside[:, place]
+        return place
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weighed:
+    """A log's evidence on its places."""
+
+    log: ForeignLog
+    places: Places
+    evidence: Evidence
+    posterior: Posterior
+    view: View
+
+    @property
+    def claimed(self) -> float | None:
+        """The probability of the commit that the log names."""
+        culprit = self.log.culprit
+        if culprit is None:
+            return None
+        v = self.places.place.get(culprit.commit)
+        return 0.0 if v is None else float(self.view.weights[v] / self.places.sizes[v])
+
+    def contains(self, v: int, c: int) -> bool:
+        """Return whether the revision at node v has the commit at node c."""
+        return bool(self.places.sums.ancestors(v)[c])
+
+
+def weigh(log: ForeignLog, places: Places, *, without: int | None = None) -> Weighed:
+    """Return the belief that the log's runs support; ``without`` leaves out the runs of that number."""
+    seen = evidence(log, without=without)
+    kind = FixPosterior if log.kind == "fix" else Posterior
+    posterior = kind(places.sums, Priors.default(), places.sizes)
+    start = next((test for test in seen.tests if test.revision.purpose == "start"), None)
+    early = set((start.crashes or {}) if start else {})
+    binaries: dict[str, tuple[int, bool]] = {}
+    for test in seen.tests:
+        v = places.place.get(test.revision.commit)
+        if v is None or not test.telling:
+            continue
+        for _ in range(test.ok):
+            posterior.add(v, crash=False)
+        for title, count in (test.crashes or {}).items():
+            hunted = title in (seen.hunted, "")
+            if not hunted:
+                posterior.likeness[title] = title_likeness(title, seen.hunted, at_start=title in early)
+            for _ in range(count):
+                posterior.add(v, crash=True, title=None if hunted else title)
+        _same_binary(posterior, binaries, test.revision.signature, v, crashed=bool(test.crashed))
+    return Weighed(log, places, seen, posterior, posterior.view())
+
+
+def _same_binary(
+    posterior: Posterior,
+    binaries: dict[str, tuple[int, bool]],
+    signature: str | None,
+    v: int,
+    *,
+    crashed: bool,
+) -> None:
+    """Rule out the commits between two revisions with the same binary, if they also behave the same."""
+    if signature is None:
+        return
+    other, behaved = binaries.setdefault(signature, (v, crashed))
+    if other != v and behaved == crashed:
+        posterior.exclude(posterior.sums.ancestors(v) ^ posterior.sums.ancestors(other))
+
+
+def believe(weighed: Weighed, titles: Callable[[tuple[str, ...]], dict[str, str]]) -> Belief:
+    """Return the belief in the form that is shown. ``titles`` gives the subject lines of commits."""
+    view, places = weighed.view, weighed.places
+    rate, false, interval = weighed.posterior.rates(view)
+    order = np.argsort(-view.weights[1:])[:_SHOWN] + 1
+    shown = [v for v in order.tolist() if view.weights[v] >= 1e-6]
+    more = next_runs(weighed)
+    names = tuple(c for c in (*(places.commits[v] for v in shown), *(m.commit for m in more)) if c)
+    named = titles(names)
+    return Belief(
+        model="graph" if places.graph is not None else "chain",
+        hunted=weighed.evidence.hunted,
+        stretches=tuple(_stretch(weighed, v, named) for v in shown),
+        claimed=weighed.claimed,
+        already=float(view.weights[0]),
+        nowhere=view.nowhere,
+        entropy=view.entropy,
+        crash_rate=rate,
+        crash_interval=interval,
+        false_rate=false,
+        titles=view.hunted,
+        assumed=weighed.evidence.assumed,
+        approximate=places.approximate,
+        more=tuple(More(m.commit, m.runs, m.gain, m.reaches, named.get(m.commit)) for m in more),
+    )
+
+
+def _stretch(weighed: Weighed, v: int, named: dict[str, str]) -> Stretch:
+    places = weighed.places
+    commit = cast("str", places.commits[v])
+    after = places.commits[v - 1] if places.graph is None else None
+    return Stretch(
+        commit=commit,
+        after=after,
+        commits=float(places.sizes[v]),
+        probability=float(weighed.view.weights[v]),
+        title=named.get(commit),
+    )
+
+
+def next_runs(weighed: Weighed) -> tuple[More, ...]:
+    """Return the runs that would settle it, by expected information: each run the one that tells most,
+    after those before it have come out as expected, until one commit is sure, or ten times as sure as it is
+    already, or the list is long enough.
+    """  # noqa: D205 (one sentence)
+    posterior = weighed.posterior
+    supposed: dict[int, tuple[int, int]] = {}
+    share: dict[int, float] = {}
+    gains: dict[int, float] = {}
+    reached: dict[int, float] = {}
+    view = weighed.view
+    goal = max(SURE, 1 - (1 - _surest(view)) / 10)
+    for _ in range(_MOST_MORE):
+        if _surest(view) >= goal:
+            break
+        v, gain = _most_telling(weighed, view, supposed)
+        if gain < _LEAST_GAIN or (v not in supposed and len(supposed) == _MOST_REVISIONS):
+            break
+        # As expected: with the likeliest hypothesis, and every so many runs as its rate says.
+        share[v] = share.get(v, 0.5) + _expected_rate(weighed, view, v)
+        crash = share[v] >= 1
+        share[v] -= crash
+        crashes, quiet = supposed.get(v, (0, 0))
+        supposed[v] = (crashes + crash, quiet + (not crash))
+        gains.setdefault(v, gain)
+        view = posterior.view(supposed)
+        reached[v] = _surest(view)
+    return tuple(
+        More(cast("str", weighed.places.commits[v]), sum(runs), gains[v], reached[v])
+        for v, runs in supposed.items()
+    )
+
+
+def _surest(view: View) -> float:
+    return float(max(view.weights.max(), view.nowhere))
+
+
+def _expected_rate(weighed: Weighed, view: View, v: int) -> float:
+    """Return how often a run at v crashes if the likeliest candidate is the culprit."""
+    best = int(view.weights.argmax())
+    rate, false, _ = weighed.posterior.rates(view)
+    has = weighed.contains(v, best)
+    return rate if has != (weighed.log.kind == "fix") else false
+
+
+def _most_telling(weighed: Weighed, view: View, supposed: dict[int, tuple[int, int]]) -> tuple[int, float]:
+    """Return the revision where one more run tells most of the culprit, and how much, in bits."""
+    best, most = 0, 0.0
+    for v in _worth_trying(weighed, view):
+        weighed.posterior.look_at(v)
+        now = weighed.posterior.view(supposed)
+        crash = weighed.posterior.crash_chance(now, v)
+        crashes, quiet = supposed.get(v, (0, 0))
+        after = [
+            weighed.posterior.view({**supposed, v: runs}).entropy
+            for runs in ((crashes + 1, quiet), (crashes, quiet + 1))
+        ]
+        gain = now.entropy - crash * after[0] - (1 - crash) * after[1]
+        if gain > most:
+            best, most = v, gain
+    return best, most
+
+
+def _worth_trying(weighed: Weighed, view: View) -> list[int]:
+    """Return revisions that can be run and may tell something: those beside the likeliest candidates."""
+    graph = weighed.places.graph
+    untestable = {
+        weighed.places.place.get(test.revision.commit)
+        for test in weighed.evidence.tests
+        if not test.telling and test.silent
+    }
+    if graph is None:
+        tried = [v for v, commit in enumerate(weighed.places.commits) if commit is not None]
+    else:
+        likely = [v for v in np.argsort(-view.weights)[:_TRIED].tolist() if view.weights[v] > 1e-4]
+        parents = [p + 1 for v in likely if v > 0 for p in graph.parents(v - 1)]
+        tried = [*dict.fromkeys([*likely, *parents, 0])]
+    return [v for v in tried if v not in untestable]
