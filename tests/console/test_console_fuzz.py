@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ktriage.console import Crash, Flood, read
 from ktriage.console.formats.headers import HEADERS
 from ktriage.console.reader import Finding, Reader
+from ktriage.console.rust import demangled
 
 LOGS = [WARNING, KASAN, GPF, LOCKDEP, HUNG, REFCOUNT]
 WORDS = [
@@ -106,3 +107,10 @@ def test_any_chunks_give_the_same(logs: list[bytes], sizes: list[int]) -> None:
         place, turn = place + size, turn + 1
     found += reader.close()
     assert found == read(log)
+
+
+@fast
+@given(st.text("CMXYNIBsu_0123456789abcijRQTSAFDEKLpPOn", max_size=200))
+def test_rust_names(name: str) -> None:
+    assert len(demangled("_R" + name)) < 1 << 20
+    assert demangled(name) == name

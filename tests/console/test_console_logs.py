@@ -171,6 +171,8 @@ def test_compressed_logs(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"log.{suffix}"
     path.write_bytes(COMPRESSORS[suffix](KASAN))
     assert b"".join(chunks(str(path))) == KASAN
+    (crash,) = read(path)
+    assert crash.source == str(path)
 
 
 @pytest.mark.parametrize("suffix", COMPRESSORS)

@@ -28,7 +28,7 @@ def demangled(name: str) -> str:
         return name
     try:
         return _Parser(name[2:]).path(in_type=False)
-    except (_NotRustError, IndexError):
+    except (_NotRustError, IndexError, ValueError):
         return name
 
 
