@@ -135,6 +135,18 @@ def test_device_that_never_becomes_free() -> None:
     assert [frame.function for frame in holder.stack] == ["dst_init", "ip6_route"]
 
 
+def test_leaked_references_of_older_kernels() -> None:
+    crash = first(
+        "unregister_netdevice: waiting for lo to become free. Usage count = 2\n"
+        "leaked reference.\n     first_user+0x1/0x2\nleaked reference.\n     other_user+0x1/0x2\n"
+    )
+    assert crash.refcount
+    assert [(holder.count, holder.stack[0].function) for holder in crash.refcount.holders] == [
+        (1, "first_user"),
+        (1, "other_user"),
+    ]
+
+
 def test_taint_letters() -> None:
     assert words("G      D") == ("the kernel died before (an oops or BUG)",)
     assert words(None) == ()

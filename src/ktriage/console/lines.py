@@ -25,7 +25,7 @@ _COLUMNS = re.compile(rf"^({_STAMP})?(.*)", re.ASCII | re.MULTILINE)
 _LATE_STAMP = re.compile(rf"(?:\*\* [0-9]+ printk messages dropped \*\* )?(?:.* login: )?{_STAMP}", re.ASCII)
 _LATE = (" login: ", "printk messages dropped")
 LONGEST = 2048
-"""Longer lines are read up to here; the kernel's own records are shorter (PRINTK_MESSAGE_MAX, v6.4)."""
+"""Longer lines are read up to here; the kernel's own records are shorter (PRINTK_MESSAGE_MAX)."""
 _UNRELIABLE = " (unreliable)"
 _TIME = re.compile(r"\[ *([0-9]+\.[0-9]+)\]", re.ASCII)
 

@@ -33,9 +33,8 @@ _KINDS = (
 )
 _PATTERNS = tuple((re.compile(pattern, re.ASCII), kind) for pattern, kind in _KINDS)
 _WORDS = ("refcount", "unregister_netdevice", "kobject", "percpu ref", "VFS: ", "Dentry", "module_put")
-_USERS = re.compile(
-    r"ref_tracker: .*has (?P<count>\d+)/\d+ users at|ref_tracker: (?P<leaked>leaked reference)", re.ASCII
-)
+# Older kernels print each reference, "leaked reference."; newer ones those from one place together.
+_USERS = re.compile(r"ref_tracker: .*has (?P<count>\d+)/\d+ users at|leaked reference\.", re.ASCII)
 
 
 def read_refcount(lines: list[str], text: str) -> Refcount | None:
@@ -62,7 +61,7 @@ def read_refcount(lines: list[str], text: str) -> Refcount | None:
 def _holders(lines: list[str]) -> tuple[Holder, ...]:
     groups: list[tuple[int, list[Frame]]] = []
     for line in lines:
-        match = _USERS.search(line) if "ref_tracker: " in line else None
+        match = _USERS.search(line) if " users at" in line or "leaked" in line else None
         if match is not None:
             groups.append((int(match["count"] or 1), []))
         elif groups and (found := frame(line)) is not None:

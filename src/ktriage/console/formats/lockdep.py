@@ -86,7 +86,7 @@ FORMATS = (
         "WARNING: held lock freed in {frame}",
         then=("at:(?: {pc})? +(?P<frame>[a-zA-Z0-9_]+)[.+]",),
     ),
-    # The same before v4.14, when lockdep's reports were INFO and BUG.
+    # The same from older kernels, where lockdep's reports were INFO and BUG.
     Format(
         "INFO:",
         "INFO: possible circular locking dependency detected",

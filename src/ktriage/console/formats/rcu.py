@@ -14,7 +14,7 @@ FORMATS = (
         then=("{src}",),
         stack=READER,
     ),
-    # Before v4.14.
+    # Older kernels.
     Format(
         "INFO:",
         "INFO: suspicious RCU usage",

@@ -7,7 +7,7 @@ from ktriage.console.formats.format import Format, traced
 QUIET = traced("ubsan", "overflow")
 
 FORMATS = (
-    # The spelling before v5.9, e7e58c6f76b1 and friends: one name for all kinds.
+    # How older kernels say it: one name for all kinds.
     Format("UBSAN:", "UBSAN: Undefined behaviour in", "UBSAN: undefined-behaviour in {frame}", stack=QUIET),
     Format(
         "UBSAN:",

@@ -18,7 +18,7 @@ FORMATS = (
     Format("WARNING:", "WARNING: .* usb_submit_urb", "WARNING in {frame}/usb_submit_urb", stack=warned(*URB)),
     Format("WARNING:", r"WARNING: {src} at 0x\d+, CPU#\d+", PLAIN, stack=warned()),
     Format("WARNING:", "WARNING: .* at {src} {func}", PLAIN, stack=warned()),
-    # Since v6.16 the function comes after "at": "WARNING: fs/x.c:12 at f+0x1/0x2, CPU#1: comm/123".
+    # Since 2025 the function comes after "at": "WARNING: fs/x.c:12 at f+0x1/0x2, CPU#1: comm/123".
     Format("WARNING:", r"WARNING: (?:\[.*\] )?{src} at {func}", PLAIN, stack=warned()),
     Format(
         "WARNING:",
