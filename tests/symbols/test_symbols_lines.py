@@ -11,7 +11,8 @@ import pytest
 from ktriage.console.types import Crash, Frame
 from ktriage.errors import UserError
 from ktriage.symbols.program import find_modules, read_layout
-from ktriage.symbols.symbolize import Symbolizer, exact_frames, symbolize_crash
+from ktriage.symbols.source import source_lines
+from ktriage.symbols.symbolize import Symbolizer, build_ids, exact_frames, symbolize_crash
 
 KERNEL = """\
 int sink;
@@ -244,3 +245,42 @@ def test_build_id_is_read(build):
         ["readelf", "-n", build / "vmlinux"], check=True, capture_output=True, text=True
     ).stdout
     assert read_layout(build / "vmlinux").build_id == re.search(r"Build ID: (\w+)", said)[1]
+
+
+def test_another_build_id_in_the_log_gives_no_lines(build):
+    size = symbols(build / "vmlinux")["outer"][1]
+    own = read_layout(build / "vmlinux").build_id
+    line = "CPU: 0 PID: 1 Comm: x Not tainted 6.1.0 #1 {}\n"
+    for said, known in ((own, True), ("ab" * 20, False)):
+        crash = Crash("", 0, 0, 1, "t", stack=(Frame("outer", 4, size),), text=line.format(said))
+        notes = []
+        found = symbolize_crash(crash, vmlinux=build / "vmlinux", note=notes.append)
+        assert (found.stack[0].line is not None) == known
+        assert bool(notes) != known
+
+
+def test_build_ids_of_a_report():
+    machine = f"CPU: 1 PID: 2 Comm: a b Tainted: G 6.1.0 #1 {'cd' * 20}"
+    text = f" f+0x1/0x2 [my_mod {'12' * 20}]\n{machine}\n g+0x1/0x2 [x]\n"
+    assert build_ids(text) == {"my_mod": "12" * 20, None: "cd" * 20}
+
+
+def test_lines_around_a_place(tmp_path):
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/a.c").write_text("one\n\ttwo\nthree\nfour\n")
+    (tmp_path / "secret").write_text("secret\n")
+    lines = source_lines(tmp_path / "tree", "a.c", 2, around=1)
+    assert [(n.number, n.text, n.here) for n in lines] == [
+        (1, "one", False),
+        (2, "        two", True),
+        (3, "three", False),
+    ]
+    for file, line in (
+        ("a.c", 0),
+        ("a.c", 5),
+        ("b.c", 1),
+        ("../secret", 1),
+        (str(tmp_path / "secret"), 1),
+        ("a\0b", 1),
+    ):
+        assert source_lines(tmp_path / "tree", file, line) == []

@@ -16,7 +16,8 @@ from ktriage.case.types import FIXED_RUNS, Bisection, CaseFile, fixed_cost
 from ktriage.words import OutcomeKind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from rich.console import RenderableType
 
@@ -132,8 +133,30 @@ def _frame(frame: Frame) -> tuple[Text, Text]:
     return name, Text(place + (" (inline)" if frame.inline else ""), "dim")
 
 
-def render_stack(stack: Sequence[Frame], most: int | None = None) -> RenderableType:
-    """Return the frames of a stack with their source lines; only the first ``most``."""
+def render_source(root: Path, frame: Frame) -> RenderableType | None:
+    """Return the lines of the tree ``root`` around a frame's place, or None where it has none."""
+    from ktriage.symbols.source import frame_source
+
+    lines = frame_source(root, frame)
+    if not lines:
+        return None
+    width = len(str(lines[-1].number))
+    return Group(
+        *(
+            Text(f"    {'>' if line.here else ' '} {line.number:>{width}}  {text.clean(line.text)}", style)
+            for line in lines
+            for style in ["bold" if line.here else "dim"]
+        )
+    )
+
+
+def render_stack(stack: Sequence[Frame], most: int | None = None, src: Path | None = None) -> RenderableType:
+    """Return the frames of a stack with their source lines; only the first ``most``.
+
+    With ``src``, a source tree, the lines around each place come after its frame.
+    """
+    if src is not None:
+        return Group(*_with_source(stack[:most], src))
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -144,7 +167,16 @@ def render_stack(stack: Sequence[Frame], most: int | None = None) -> RenderableT
     return Group(Padding(table, (0, 0, 0, 2), expand=False), *tail)
 
 
-def render_crash(crash: Crash, times: int = 1) -> RenderableType:
+def _with_source(stack: Sequence[Frame], src: Path) -> Iterator[RenderableType]:
+    for frame in stack:
+        name, place = _frame(frame)
+        yield Text("  ").append_text(name).append("  ").append_text(place)
+        lines = render_source(src, frame)
+        if lines is not None:
+            yield lines
+
+
+def render_crash(crash: Crash, times: int = 1, src: Path | None = None) -> RenderableType:
     """Return a crash's title, how often it was seen, and its reliable frames with their source lines."""
     from ktriage.symbols.code import read_code
 
@@ -152,7 +184,7 @@ def render_crash(crash: Crash, times: int = 1) -> RenderableType:
     frames = [frame for frame in crash.stack if frame.reliable]
     title = Text(text.clean(crash.title), "red").append(f", {times} times" if times > 1 else "", "default")
     access = [Text(f"  {code.access}")] if code and code.access else []
-    return Group(title, *access, render_stack(frames, MOST_FRAMES))
+    return Group(title, *access, render_stack(frames, MOST_FRAMES, src))
 
 
 def _modules(case: CaseFile) -> RenderableType:

@@ -55,6 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--task", metavar="PID|NAME", action="append", default=[],
         help="bt: of these tasks (default: of those that were running)",
     )  # fmt: skip
+    show.add_argument("--src", metavar="DIR", type=Path, help="source tree: show the lines around each place")
     show.add_argument("--all", action="store_true", help="bt: of all tasks, the most common stack first")
     show.add_argument("--json", action="store_true", help="print JSON Lines")
 
@@ -63,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
     """Run ``ktriage dump``."""
     from ktriage.dump.core import open_vmcore
 
+    if args.src is not None and not args.src.is_dir():
+        raise UserError(f"{args.src}: no such directory", path=str(args.src))
     core = open_vmcore(args.vmcore, args.vmlinux, args.modules)
     reports = {"summary": _summary, "bt": _stacks, "tasks": _tasks, "modules": _modules, "log": _log}
     reports[args.report](core, args)
@@ -125,7 +128,7 @@ def _summary(core: Vmcore, args: argparse.Namespace) -> None:
     for crash in crashes:
         groups.setdefault((crash.title, crash.stack), []).append(crash)
     for same in groups.values():
-        _show("", render_crash(same[0], len(same)))
+        _show("", render_crash(same[0], len(same), args.src))
     if not crashes:
         _show("", "no crash in the kernel's log")
 
@@ -202,7 +205,7 @@ def _stacks(core: Vmcore, args: argparse.Namespace) -> None:
         groups.setdefault(task.stack if args.all else task.address, []).append(task)
     for same in sorted(groups.values(), key=len, reverse=True):
         names = ", ".join(f"{clean(task.comm)} ({task.pid}) {task.state}" for task in same)
-        _show(Text(names, "bold"), render_stack(same[0].stack), "")
+        _show(Text(names, "bold"), render_stack(same[0].stack, src=args.src), "")
 
 
 def _log(core: Vmcore, args: argparse.Namespace) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _POINTER = re.compile(
     r"(?:RIP: [0-9a-f]{4}:|\bpc : |\bepc : |PC is at |NIP \[[0-9a-f]+\] |Krnl PSW : .*)(\S+?)\+0x([0-9a-f]+)/"
 )
+_MODULE_ID = re.compile(r"\[([\w-]+)(?:\([A-Z+-]+\))? ([0-9a-f]{32,40})\]", re.ASCII)
+_KERNEL_ID = re.compile(r"^.*\bCPU: \d+ .*\s([0-9a-f]{40})$", re.ASCII | re.MULTILINE)
 _TREE = re.compile(
     r"^/.*?/((?:arch|block|certs|crypto|drivers|fs|include|init|io_uring|ipc|kernel|lib|mm|net|rust|security|"
     r"sound|virt)/.+)"
@@ -34,6 +36,18 @@ def exact_frames(text: str) -> set[tuple[str, int]]:
     return {(match[1], int(match[2], 16)) for match in _POINTER.finditer(text)}
 
 
+def build_ids(text: str) -> dict[str | None, str]:
+    """Return the build ids that a report has, by module, None being the kernel.
+
+    Kernels with CONFIG_STACKTRACE_BUILD_ID (since Linux 5.14) print them behind the modules of a stack's
+    entries (``sprint_backtrace_build_id()``, kernel/kallsyms.c) and at the end of the ``CPU:`` line
+    (``dump_stack_print_info()``, lib/dump_stack.c).
+    """
+    found: dict[str | None, str] = {match[1]: match[2] for match in _MODULE_ID.finditer(text)}
+    kernel = _KERNEL_ID.search(text)
+    return found | ({None: kernel[1]} if kernel else {})
+
+
 class Symbolizer:
     """Finds source lines for frames; ``notes`` says what it could not find, and why, each once."""
 
@@ -43,6 +57,7 @@ class Symbolizer:
         self._files = DebugFiles(vmlinux, modules)
         self._prefix = f"{build_dir}/" if build_dir else ""
         self._seen: dict[tuple[str | None, str, int | None], int | None] = {}
+        self._refused: frozenset[str | None] = frozenset()
         self.notes: list[str] = []
 
     def crash(self, crash: Crash) -> Crash:
@@ -53,6 +68,7 @@ class Symbolizer:
         if not crash.stack or any(frame.inline for frame in crash.stack):
             return crash
         exact = exact_frames(crash.text)
+        self._refused = self._other_builds(build_ids(crash.text))
         stack: list[Frame] = []
         for frame in crash.stack:
             is_exact = (frame.function, frame.offset) in exact
@@ -60,12 +76,23 @@ class Symbolizer:
             exact.discard((frame.function, frame.offset or 0))
         return replace(crash, stack=tuple(stack))
 
+    def _other_builds(self, said: dict[str | None, str]) -> frozenset[str | None]:
+        """Return the modules (None: the kernel) whose file has another build id than the report says."""
+        refused = set()
+        for module, build_id in said.items():
+            loaded = self._files.loaded(module)
+            own = loaded.layout.build_id if loaded else None
+            if loaded and own and own != build_id:
+                refused.add(module)
+                self._note(f"{loaded.layout.path}: build id {own}, in the log {build_id}: another build")
+        return frozenset(refused)
+
     def frame(self, frame: Frame, *, exact: bool = False) -> list[Frame]:
         """Return a frame with its line, after those inlined into it; alone and unchanged where unknown.
 
         ``exact`` says that the offset is that of the instruction itself, not of the one after a call.
         """
-        if frame.file or frame.offset is None:
+        if frame.file or frame.offset is None or frame.module in self._refused:
             return [frame]
         start = self._start(frame)
         if start is None:
