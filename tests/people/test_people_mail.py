@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import email
 import email.policy
+import gzip
 import json
 import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -242,3 +244,25 @@ def test_bad_input_is_one_line_and_exit_2(bisected, tmp_path, capsys):
         assert captured.out == ""
         complaints = [line for line in captured.err.splitlines() if line.startswith("ktriage mail:")]
         assert len(complaints) == 1, captured.err
+
+
+CONSOLE = b"""[    1.0] ------------[ cut here ]------------
+[    1.0] WARNING: CPU: 0 PID: 83 at kernel/module/main.c:857 module_put+0x8b/0x90
+[    1.0] RIP: 0010:module_put+0x8b/0x90
+[    1.0] Call Trace:
+[    1.0]  tcp_cleanup_ulp+0x33/0x50
+[    1.0] ---[ end trace 0000000000000000 ]---
+"""
+
+
+def test_report_comes_from_any_log_and_the_log_from_standard_input(bisected, tmp_path):
+    report = tmp_path / "console.log.gz"
+    report.write_bytes(gzip.compress(CONSOLE))
+    with bisected.open("rb") as log:
+        done = subprocess.run(
+            [sys.executable, "-m", "ktriage", "mail", "--log", "-", "--report", report],
+            stdin=log, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    said = email.message_from_string(done.stdout, policy=email.policy.default).get_content()
+    assert " tcp_cleanup_ulp+0x33/0x50\n" in said
+    assert said.index("------------[ cut here") > said.index("The crash")

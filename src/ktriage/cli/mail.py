@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
     from ktriage.bisect.log import read_log
     from ktriage.jobs.mail import MailRequest, write_mail
 
-    log = read_log(args.log)
+    # Its own file behind standard input: the reader takes paths.
+    log = read_log(Path("/dev/stdin") if str(args.log) == "-" else args.log)
     answer = log.end
     if answer is None:
         raise UserError(f"{args.log}: this bisection has not ended", hint=f"ktriage bisect resume {args.log}")

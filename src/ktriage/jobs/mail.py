@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ktriage.case.bisection import from_log
 from ktriage.case.text import percent
 from ktriage.case.trials import load_outcome
-from ktriage.console import read_crashes
+from ktriage.console import Crash, read
 from ktriage.errors import UserError
 from ktriage.history.git import GitError, git
 from ktriage.history.repository import Repository
@@ -27,7 +27,6 @@ from ktriage.trial import load_spec
 if TYPE_CHECKING:
     from ktriage.bisect.types import Log
     from ktriage.case.types import Bisection
-    from ktriage.console.types import Crash
     from ktriage.history.repository import Commit
     from ktriage.trial import Outcome
 
@@ -148,10 +147,10 @@ def _outcome(request: MailRequest) -> Outcome | None:
 
 
 def _read(report: Path) -> Crash:
-    crashes = read_crashes(report.read_bytes(), str(report))
-    if not crashes:
+    crash = next((finding for finding in read(report) if isinstance(finding, Crash)), None)
+    if crash is None:
         raise UserError(f"{report}: there is no crash in this log")
-    return crashes[0]
+    return crash
 
 
 def _symbolized(request: MailRequest, crash: Crash) -> Crash:
