@@ -113,6 +113,17 @@ def test_hung_task_says_who_holds_its_lock() -> None:
     assert [(lock.task, lock.pid) for lock in holders] == [("owner", 700)]
 
 
+def test_hung_task_whose_lock_knows_its_owner() -> None:
+    crash = first(
+        "INFO: task writer:777 blocked for more than 120 seconds.\nCall Trace:\n store+0x1/0x2\n a+0x1/0x2\n"
+        "INFO: task writer:777 is blocked on a mutex likely owned by task owner:700.\n"
+    )
+    assert [(lock.name, lock.wanted, lock.task, lock.pid) for lock in crash.locks] == [
+        ("mutex", True, "writer", 777),
+        ("mutex", False, "owner", 700),
+    ]
+
+
 def test_refcounts() -> None:
     counted = first(REFCOUNT).refcount
     assert counted is not None

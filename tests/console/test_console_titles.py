@@ -44,7 +44,7 @@ def first(text: str) -> Crash:
         ("BUG: KASAN: double-free in kfree+0x1/0x2\nFree of addr 1\n" + STACK,
          "KASAN: invalid-free in victim", "KASAN-INVALID-FREE"),
         ("BUG: KCSAN: data-race in one / other\n", "KCSAN: data-race in one / other", "KCSAN-DATARACE"),
-        ("BUG: KFENCE: out-of-bounds write in victim+0x1/0x2\n victim+0x1/0x2\n" + STACK,
+        ("BUG: KFENCE: out-of-bounds write in victim+0x1/0x2\n victim+0x1/0x2\n caller+0x1/0x2\n",
          "KFENCE: out-of-bounds write in victim", "KFENCE-WRITE"),
         ("BUG: unable to handle page fault for address: 1\n" + REGS,
          "BUG: unable to handle kernel paging request in victim", "MEMORY_SAFETY_BUG"),

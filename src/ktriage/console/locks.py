@@ -21,6 +21,12 @@ _WANTS = re.compile(r"^(?P<task>\S.*)/(?P<pid>\d+)(?: \[.*\])? is trying to acqu
 _HOLDS = re.compile(r"already holding(?: lock)?:|^but task .* (?:is|was) already holding", re.ASCII)
 _HELD_BY = re.compile(r"^\d+ locks? held by (?P<task>.+)/(?P<pid>\d+)(?:, last CPU#\d+)?:", re.ASCII)
 _HUNG = re.compile(r"^INFO: task (?P<task>.+):(?P<pid>\d+) blocked (?:in I/O wait )?for more than", re.ASCII)
+# Kernels that remember the owner say it themselves, with no help from lockdep.
+_OWNED = re.compile(
+    r"^INFO: task (?P<task>.+):(?P<pid>\d+) is blocked on an? (?P<name>[\w-]+),? (?:likely|probably) "
+    r"(?:owned|last held|held) by task (?P<owner>.+):(?P<owner_pid>\d+)",
+    re.ASCII,
+)
 _WAITING = re.compile(
     r"^ *(?:\[<[0-9a-f]+>\] )?\w*(?:mutex_lock|rwsem_down|down_(?:read|write)|rt_mutex|slowlock)", re.ASCII
 )
@@ -58,6 +64,8 @@ class _Reader:
         elif match := _HELD_BY.match(line):
             self._task, self._pid, self._wanted = match["task"], int(match["pid"]), False
             self._hung = None
+        elif match := _OWNED.match(line):
+            self._owned(match)
         elif match := _HUNG.match(line):
             self._hung = int(match["pid"])
         elif self._deadlock and _HOLDS.search(line):
@@ -83,6 +91,12 @@ class _Reader:
         )
         if lock not in self._locks:
             self._locks.append(lock)
+
+    def _owned(self, match: re.Match[str]) -> None:
+        self._locks += [
+            Lock(match["name"], True, match["task"], int(match["pid"])),
+            Lock(match["name"], False, match["owner"], int(match["owner_pid"])),
+        ]
 
     def _frame(self, line: str) -> None:
         found = frame(line)

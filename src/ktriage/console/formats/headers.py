@@ -93,7 +93,7 @@ _NOISE = {header: re.compile("|".join(patterns), re.ASCII) for header, patterns 
 # These may stand in the middle of another report: they are part of it, not the start of the next.
 PART = compiled(
     "invalid opcode: 0000|Kernel panic - not syncing|unregister_netdevice: waiting for|PANIC: double fault"
-    "|Internal error:"
+    "|Internal error:|INFO: task .* is blocked on a"
 )
 
 # These go on with a report whose announcement stands a few lines above: the trap behind a BUG, the oops

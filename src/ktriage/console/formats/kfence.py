@@ -14,6 +14,7 @@ FORMATS = (
         "KFENCE: {kind} {access} in {frame}",
         alt=ACCESS,
         stack=HERE,
+        trace=False,
     ),
     Format(
         "BUG:",
@@ -29,6 +30,7 @@ FORMATS = (
         "KFENCE: invalid {access} in {frame}",
         alt=ACCESS,
         stack=HERE,
+        trace=False,
     ),
     Format(
         "BUG:",
