@@ -61,8 +61,8 @@ def known_result(text: str) -> bool:
 def go_seconds(text: str) -> float | None:
     """Return a duration as Go prints it (4h32m25.077414693s) in seconds, None where it is none.
 
-    >>> go_seconds("1h15m16.5s"), go_seconds("350ms"), go_seconds("soon")
-    (4516.5, 0.35, None)
+    >>> go_seconds("1h15m16.5s"), go_seconds("500ms"), go_seconds("soon")
+    (4516.5, 0.5, None)
     """
     parts = _DURATION.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:

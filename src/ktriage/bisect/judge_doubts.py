@@ -53,8 +53,8 @@ def _of_runs(weighed: Weighed) -> Iterator[Doubt]:
         yield Doubt(
             "seldom",
             "strong",
-            f"{test.revision.name} is judged bad on {test.crashed} of {test.telling} runs; other bad revisions"
-            f" crash in {rate:.0%}: so few would come with a probability of {say(chance)}",
+            f"{test.revision.name} is judged bad on {test.crashed} of {test.telling} runs; other bad ones crash"
+            f" in {rate:.0%} of theirs: so few would come with a probability of {say(chance)}",
             {"commit": test.revision.commit, "crashed": test.crashed, "runs": test.telling, "chance": chance},
         )
     assumed = sum(test.assumed for test in tests)
@@ -64,7 +64,7 @@ def _of_runs(weighed: Weighed) -> Iterator[Doubt]:
         yield Doubt(
             "no-counts",
             "note",
-            f'{assumed} of {len(tests)} tests say only "all runs": {weighed.evidence.assumed} are assumed for each,'
+            f'{assumed} of {len(tests)} tests say only "all runs": {weighed.evidence.assumed} are taken,'
             f" {as_what}",
             {"tests": assumed, "assumed": weighed.evidence.assumed},
         )
@@ -158,7 +158,8 @@ def _may_have_missed(test: Observed, chance: float, *, beside: bool) -> Doubt:
         "few-runs",
         "strong" if chance > 0.1 or beside else "weak",
         f"{test.revision.name} is judged good on {plural(test.telling, 'run')}"
-        f"{' (assumed)' if test.assumed else ''}: with the bug, none would crash with a probability of {say(chance)}",
+        f"{' (assumed)' if test.assumed else ''}: with the bug, none would crash with a probability of"
+        f" {say(chance)}",
         {"commit": test.revision.commit, "runs": test.telling, "chance": chance},
     )
 

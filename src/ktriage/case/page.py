@@ -251,7 +251,8 @@ def _finalize(value: object) -> object:
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Return the environment of all pages: every value is stripped of what acts on a reader, and escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ktriage.case"),
         autoescape=True,
@@ -277,4 +278,4 @@ def _environment() -> jinja2.Environment:
 
 def render_page(case: CaseFile) -> str:
     """Return the page of ``case`` as one HTML document; what the case lacks, the page leaves out."""
-    return _environment().get_template("page.html.j2").render(case=case, view=build_view(case))
+    return environment().get_template("page.html.j2").render(case=case, view=build_view(case))

@@ -43,6 +43,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     log.add_argument("--git", action="store_true", required=True, help="print what git bisect replay takes")
     log.add_argument("log", metavar="LOG", type=Path)
 
+    from ktriage.cli import bisect_audit
+
+    about = bisect_audit.DESCRIPTION
+    bisect_audit.configure(actions.add_parser("audit", help=bisect_audit.HELP, description=about))
+
     _configure_simulate(actions.add_parser("simulate", help="measure the engine on simulated crashes"))
 
 
@@ -122,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
         "replay": _replay,
         "log": _log,
         "simulate": _simulate,
+        "audit": _audit,
     }
     return actions[args.action](args)
 
@@ -173,6 +179,12 @@ def _log(args: argparse.Namespace) -> int:
 
     sys.stdout.writelines(line + "\n" for line in git_log(args.log))
     return 0
+
+
+def _audit(args: argparse.Namespace) -> int:
+    from ktriage.cli.bisect_audit import run as run_audit
+
+    return run_audit(args)
 
 
 def _simulate(args: argparse.Namespace) -> int:
