@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import json
 import sys
 import time
@@ -49,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
     logs = args.logs or ["-"]
     if args.follow and len(logs) > 1:
         raise UserError("--follow reads one log", logs=logs)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     printer = _Printer(as_json=args.json, sources=args.src)
     for log in logs:
         if len(logs) > 1 and not args.json:
@@ -160,8 +163,13 @@ class _Printer:
         for frame in _shown(crash):
             facts.append(f"  {_frame(frame)}")
             facts += _around(frame, self._sources)
-        body = "".join(f"    {fact}\n" for fact in facts)
+        body = "".join(f"    {_printable(fact)}\n" for fact in facts)
         return f"{self._bold}{self.crashes}. {crash.title}{self._plain}\n{body}\n"
+
+
+def _printable(text: str) -> str:
+    """Return ``text`` without what a terminal would obey: names in a log may be anything."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _machine(crash: Crash) -> list[str]:

@@ -39,6 +39,8 @@ def name_of(path: str) -> str:
 @contextmanager
 def _opened(path: str) -> Iterator[IO[bytes]]:
     if path == "-":
+        if sys.stdin is None:
+            raise UserError("standard input is closed")
         yield sys.stdin.buffer
         return
     try:
