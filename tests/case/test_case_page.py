@@ -112,6 +112,22 @@ def test_an_empty_case_renders():
     parse(render_page(CaseFile("nothing yet")))
 
 
+def test_what_became_of_the_culprit_is_said():
+    case = sample_case()
+    fix = Commit("f" * 40, "ulp: mend it", "Mend R", "2026-05-06T00:00:00+00:00")
+    for later, words in (
+        ((("fixes", fix),), "fixed by ffffffffffff ulp: mend it"),
+        ((), "neither reverted nor fixed"),
+    ):
+        said = " ".join(
+            " ".join(
+                parse(render_page(replace(case, culprit=replace(case.culprit, later=later)))).words
+            ).split()
+        )
+        assert words in said
+    assert "Since then" not in render_page(case)
+
+
 def test_no_culprit_is_said():
     bisection = replace(
         sample_case().bisection, verdict="not-in-range", reason="It crashes on the good revision."

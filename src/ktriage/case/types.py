@@ -141,6 +141,10 @@ class Change:
     date: str = ""
     message: str = ""
     diff: str = ""
+    later: tuple[tuple[str, Commit], ...] | None = None
+    """Commits after it that revert, fix or mention it, each with which; None where nobody looked."""
+    touched: str = ""
+    """Who changed its files since, in words."""
 
 
 @dataclass(frozen=True, slots=True)
