@@ -120,6 +120,7 @@ def run_spec(args: argparse.Namespace) -> Answer:
             directory=_output(log),
             log=log,
             options=options(args, {}),
+            cluster_address=args.cluster,
             observer=view,
             progress=view.note,
         )

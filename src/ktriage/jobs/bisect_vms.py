@@ -12,6 +12,7 @@ from ktriage.bisect.drive import bisect, resume
 from ktriage.bisect.types import Answer, Log, Observer, Options
 from ktriage.errors import UserError
 from ktriage.history.repository import Repository
+from ktriage.jobs.cluster import RemoteLab, cluster
 from ktriage.jobs.lab import Lab, open_lab
 from ktriage.machine import kill_all
 from ktriage.trial import load_spec
@@ -29,22 +30,29 @@ def bisect_in_vms(
     directory: Path,
     log: Path | None = None,
     options: Options,
+    cluster_address: str | None = None,
     observer: Observer | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[Answer, Lab]:
     """Find the commit that brought what ``spec`` hunts; return the answer and the laboratory it was found in.
 
     ``directory`` gets the trials, each in a folder of its own, and, unless ``log`` names another place, the
-    log as bisection.jsonl. Raises UserError for what a person can mend, before anything runs.
+    log as bisection.jsonl. With ``cluster_address`` the trials run on that Dask cluster, as many at a time as
+    its workers have room for. Raises UserError for what a person can mend, before anything runs.
     """
     repository = Repository(repo)
     repository.range(repository.resolve(good), repository.resolve(bad), first_parent=options.first_parent)
     lab = open_lab(load_spec(spec), directory / TRIALS, repo=repo, progress=progress)
     call = {"kind": KIND, "spec": str(spec.resolve()), "directory": str(directory.resolve())}
-    options = replace(options, call=call)
     log = log or directory / "bisection.jsonl"
-    with _threads(options.jobs) as pool:
-        return bisect(repo, good, bad, lab, pool, options, log, observer, kill_all), lab
+    with _somewhere(cluster_address, options.jobs) as (pool, jobs):
+        runner = (
+            lab
+            if cluster_address is None
+            else RemoteLab(call["spec"], str(lab.directory), str(repository.path))
+        )
+        options = replace(options, call=call, jobs=jobs)
+        return bisect(repo, good, bad, runner, pool, options, log, observer, kill_all), lab
 
 
 def resume_in_vms(
@@ -73,6 +81,17 @@ def reopen(log: Log, *, debuginfo: bool = False, progress: Callable[[str], None]
         debuginfo=debuginfo,
         progress=progress,
     )
+
+
+@contextmanager
+def _somewhere(address: str | None, jobs: int) -> Iterator[tuple[Executor, int]]:
+    """Give what runs the trials, and how many at a time: threads here, or a cluster's workers."""
+    if address is None:
+        with _threads(jobs) as pool:
+            yield pool, jobs
+    else:
+        with cluster(address) as (pool, vms):
+            yield pool, vms
 
 
 @contextmanager

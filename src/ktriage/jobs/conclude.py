@@ -73,14 +73,16 @@ def conclude(
 
 
 def catch(lab: Lab, commit: str, tries: int, progress: Progress = lambda _: None) -> Outcome | None:
-    """Run a revision until the hunted crash shows and its memory is dumped; None after ``tries`` runs."""
-    place = lab.directory / VMCORE_DIRECTORY
+    """Run a revision until the hunted crash shows and its memory is dumped; None after ``tries`` runs.
+
+    In the first half of them the console has to tell of it: a count below zero alone has no frames.
+    """
     for number in range(1, tries + 1):
         progress(f"running the culprit for a vmcore ({number} of at most {tries})")
         outcome, _ = lab.trial(VMCORE_DIRECTORY, commit, vmcore="crashed")
-        if outcome.hunted:
+        if outcome.hunted and (outcome.crash or 2 * number > tries):
             return outcome
-        shutil.rmtree(place, ignore_errors=True)
+    shutil.rmtree(lab.directory / VMCORE_DIRECTORY, ignore_errors=True)
     return None
 
 

@@ -41,8 +41,7 @@ def kernel_of(spec: Spec, *, debuginfo: bool = False, progress: Progress = lambd
 class Lab:
     """One reproducer, ready to be run at any revision of ``repo``; made by ``open_lab``.
 
-    Trials are kept below ``directory``, each in a folder named by its revision and attempt. Called as a
-    bisection's runner.
+    Trials are kept below ``directory``, each in a folder of its own. Called as a bisection's runner.
     """
 
     bench: Bench
@@ -86,7 +85,7 @@ class Lab:
     def __call__(self, commit: str, patches: tuple[str, ...], attempt: str) -> RunResult:
         """Run the reproducer once at ``commit``, as ``ktriage.bisect`` asks it."""
         began = time.monotonic()
-        outcome, build = self.trial(f"{attempt}-{commit[:12]}", commit, patches)
+        outcome, build = self.trial(attempt, commit, patches)
         building = build.seconds if build and build.fresh else 0.0
         return run_result(outcome, build, max(time.monotonic() - began - building, 0.0))
 

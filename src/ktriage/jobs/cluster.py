@@ -1,0 +1,115 @@
+"""Trials on many machines: a Dask cluster as an executor, and a laboratory that is opened where it is needed.
+
+Workers say with the resource ``vm`` how many guests they can hold (``dask worker --resources vm=2``), and are
+expected to see the specification, the repository and the directory of the trials at the same paths.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ktriage.bisect.types import RunResult
+from ktriage.errors import KtriageError, MachineryError, UserError
+from ktriage.jobs.lab import Lab, open_lab
+from ktriage.trial import load_spec
+
+CONNECT_SECONDS = 15
+T = TypeVar("T")
+
+_opening = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteLab:
+    """A laboratory by its paths, which can be sent to another machine and is opened there, once."""
+
+    spec: str
+    directory: str
+    repo: str
+
+    def __call__(self, commit: str, patches: tuple[str, ...], attempt: str) -> RunResult:
+        """Run the reproducer once at ``commit``, on the machine where this is called."""
+        with _opening:
+            lab = _open(self)
+        return lab(commit, patches, attempt)
+
+
+@lru_cache(maxsize=4)
+def _open(remote: RemoteLab) -> Lab:
+    return open_lab(load_spec(Path(remote.spec)), Path(remote.directory), repo=Path(remote.repo))
+
+
+class ClusterExecutor(Executor):
+    """Hands calls to a cluster, each to a worker that has room for a guest.
+
+    A call whose worker dies is made again by another (Dask does that); one that kills worker after worker,
+    or is lost with the scheduler, ends as a MachineryError.
+    """
+
+    def __init__(self, client: Any) -> None:  # noqa: ANN401 (distributed has no types)
+        # Pure calls with the same arguments would be made once; ours are repeated on purpose.
+        self._inner: Executor = client.get_executor(pure=False, resources={"vm": 1})
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:  # noqa: ANN401
+        """Hand in a call."""
+        inner = self._inner.submit(fn, *args, **kwargs)
+        outer: Future[T] = Future()
+        outer.set_running_or_notify_cancel()
+        inner.add_done_callback(lambda done: _hand_on(done, outer))
+        return outer
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Let go of the calls that have not ended."""
+        del wait, cancel_futures
+        self._inner.shutdown(wait=False)
+
+
+def _hand_on(inner: Future[T], outer: Future[T]) -> None:
+    if inner.cancelled():
+        outer.set_exception(MachineryError("the run was lost with its worker or the scheduler"))
+        return
+    error = inner.exception()
+    if error is None:
+        outer.set_result(inner.result())
+    elif isinstance(error, (KtriageError, OSError)):
+        outer.set_exception(error)
+    else:
+        outer.set_exception(MachineryError(f"a worker failed: {type(error).__name__}: {error}"))
+
+
+@contextmanager
+def cluster(address: str) -> Iterator[tuple[Executor, int]]:
+    """Connect to the scheduler at ``address``; give an executor and how many guests its workers can hold.
+
+    Raises UserError where there is no scheduler, no worker that takes guests, or no ``distributed`` here.
+    """
+    try:
+        from distributed import Client
+    except ImportError:
+        raise UserError(
+            "the package distributed is not installed", hint="pip install 'ktriage[cluster]'"
+        ) from None
+    try:
+        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no Dask scheduler at {address}: {error}") from None
+    try:
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        vms = int(sum(worker["resources"].get("vm", 0) for worker in workers))
+        if not vms:
+            hint = f"dask worker {address} --resources vm=2 --nthreads 2"
+            raise UserError(f"no worker of {address} takes guests", hint=hint)
+        executor = ClusterExecutor(client)
+        try:
+            yield executor, vms
+        finally:
+            executor.shutdown(wait=False)
+    finally:
+        client.close(timeout=5)

@@ -1,0 +1,145 @@
+"""Trials on a Dask cluster of processes: a killed worker loses no trial, and none is counted twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ktriage.bisect.log import read_log
+from ktriage.errors import MachineryError, UserError
+from ktriage.jobs.cluster import cluster
+from ktriage.jobs.demo import example_folder, make_repository
+
+pytest.importorskip("distributed")
+KTRIAGE = [sys.executable, "-m", "ktriage"]
+
+
+class Cluster:
+    """A scheduler and workers, each a process of its own."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            port = sock.getsockname()[1]
+        self.address = f"tcp://127.0.0.1:{port}"
+        self.processes = [
+            self._start("scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
+        ]
+
+    def _start(self, kind: str, *arguments: str) -> subprocess.Popen[bytes]:
+        with (self.place / f"{kind}.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", f"distributed.cli.dask_{kind}", *arguments],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+            )
+
+    def add_worker(self, *resources: str) -> subprocess.Popen[bytes]:
+        """Start a worker of one thread."""
+        options = ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(self.place)]
+        self.processes.append(self._start("worker", self.address, *options, *resources))
+        return self.processes[-1]
+
+    def close(self) -> None:
+        for process in reversed(self.processes):
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def dask(tmp_path: Path) -> Iterator[Cluster]:
+    """Return a cluster without workers."""
+    made = Cluster(tmp_path)
+    yield made
+    made.close()
+
+
+def wait_for(address: str, vms: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            with cluster(address) as (_, found):
+                if found >= vms:
+                    return
+        except UserError:
+            time.sleep(0.2)
+    raise AssertionError("the workers did not come")
+
+
+def test_no_scheduler_and_no_room(dask: Cluster) -> None:
+    with pytest.raises(UserError, match="no Dask scheduler at not-an-address"), cluster("not-an-address"):
+        pass
+    dask.add_worker()
+    time.sleep(3)
+    with pytest.raises(UserError, match=r"takes guests .dask worker"), cluster(dask.address):
+        pass
+
+
+def fail(how: str) -> str:
+    if how == "user":
+        raise UserError("put right by a person")
+    if how == "other":
+        raise ZeroDivisionError("not ours")
+    return how
+
+
+def test_errors_keep_their_family(dask: Cluster) -> None:
+    dask.add_worker("--resources", "vm=1")
+    wait_for(dask.address, 1)
+    with cluster(dask.address) as (executor, vms):
+        assert vms == 1
+        same = [executor.submit(fail, "fine") for _ in range(3)]
+        assert [future.result(30) for future in same] == ["fine"] * 3
+        with pytest.raises(UserError, match="put right"):
+            executor.submit(fail, "user").result(30)
+        with pytest.raises(MachineryError, match="a worker failed: ZeroDivisionError"):
+            executor.submit(fail, "other").result(30)
+
+
+@pytest.mark.vm
+@pytest.mark.timeout(900)
+def test_a_worker_that_dies_in_the_middle(dask: Cluster, tmp_path: Path) -> None:
+    example = example_folder()
+    history = make_repository(example, tmp_path / "repo")
+    first, _ = dask.add_worker("--resources", "vm=1"), dask.add_worker("--resources", "vm=1")
+    wait_for(dask.address, 2)
+    log = tmp_path / "bisection.jsonl"
+    command = [
+        *KTRIAGE,
+        "bisect",
+        "run",
+        "--spec",
+        str(example / "ktriage.toml"),
+        "--repo",
+        str(tmp_path / "repo"),
+    ]
+    command += ["--good", history["good"], "--bad", history["bad"], "--log", str(log), "--json"]
+    run = subprocess.Popen(
+        [*command, "--cluster", dask.address], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 300
+    while (
+        time.monotonic() < deadline
+        and run.poll() is None
+        and not (log.exists() and len(read_log(log).runs) >= 3)
+    ):
+        time.sleep(0.1)
+    first.kill()
+    out, errors = run.communicate(timeout=600)
+    assert run.returncode == 0, errors
+    answer = json.loads(out.splitlines()[-1])
+    assert answer["culprit"] == history["culprit"]
+    runs = read_log(log).runs
+    attempts = [one.attempt for one in runs]
+    assert len(set(attempts)) == len(attempts)
+    assert sum(1 for one in runs if one.purpose == "search") == answer["runs"]
