@@ -42,10 +42,8 @@ module_count_below_zero = ["misbehave"]
 
 
 @pytest.fixture(scope="module")
-def dumped(kernel: Kernel, tmp_path_factory) -> tuple[Outcome, Kernel, Path]:
+def dumped(debug_kernel: Kernel, tmp_path_factory) -> tuple[Outcome, Kernel, Path]:
     """A guest in which a module warned and put a reference too many: outcome, kernel, module file."""
-    if kernel.vmlinux is None:
-        pytest.skip(f"no debug information for {kernel.release}: ktriage demo --debuginfo fetches it")
     folder = tmp_path_factory.mktemp("dump")
     (folder / "ktriage.toml").write_text(SPEC.format(source=MODULE))
     lab = open_lab(load_spec(folder / "ktriage.toml"), folder / "trials")
@@ -53,7 +51,7 @@ def dumped(kernel: Kernel, tmp_path_factory) -> tuple[Outcome, Kernel, Path]:
     assert outcome.vmcore, outcome
     assert build
     assert build.module
-    return outcome, kernel, build.module
+    return outcome, debug_kernel, build.module
 
 
 @pytest.mark.vm
@@ -122,15 +120,21 @@ def test_tasks_and_their_stacks(dumped):
 
 
 @pytest.mark.vm
-def test_what_a_hung_guest_was_doing(kernel, tmp_path, capsys):
-    if kernel.vmlinux is None:
-        pytest.skip(f"no debug information for {kernel.release}: ktriage demo --debuginfo fetches it")
+def test_what_a_hung_guest_was_doing(debug_kernel, tmp_path, capsys):
     text = SPEC.format(source=MODULE).replace('"echo warn >/proc/misbehave", "echo put', '"echo spin')
     (tmp_path / "ktriage.toml").write_text(text.replace("[run]", "[run]\ntimeout = 3"))
     lab = open_lab(load_spec(tmp_path / "ktriage.toml"), tmp_path / "trials")
     outcome, build = lab.trial("it", None)
     assert outcome.kind == "hung", outcome
-    base = ["dump", "show", outcome.vmcore, "--vmlinux", str(kernel.vmlinux), "--modules", str(build.module)]
+    base = [
+        "dump",
+        "show",
+        outcome.vmcore,
+        "--vmlinux",
+        str(debug_kernel.vmlinux),
+        "--modules",
+        str(build.module),
+    ]
     assert main([*base, "--json", "bt"]) == 0
     (task,) = map(json.loads, capsys.readouterr().out.splitlines())
     spinning = next(frame for frame in task["stack"] if frame["function"] == "misbehave_spin")
@@ -170,7 +174,7 @@ def test_command(dumped, capsys):
 
 
 @pytest.mark.vm
-def test_wrong_and_missing_debug_information(dumped, tmp_path, capsys, kernel):
+def test_wrong_and_missing_debug_information(dumped, tmp_path, capsys):
     outcome, kernel, _ = dumped
     assert main(["dump", "show", outcome.vmcore, "--vmlinux", str(tmp_path / "absent")]) == 2
     assert "no such file" in capsys.readouterr().err
