@@ -12,11 +12,12 @@ from ktriage.bisect.types import Answer, Log
 from ktriage.case.bisection import from_log
 from ktriage.case.page import render_page
 from ktriage.case.trials import load_outcome
-from ktriage.case.types import CaseFile, Change, Vmcore
+from ktriage.case.types import CaseFile, Vmcore
 from ktriage.case.types import Commit as CaseCommit
 from ktriage.console.types import Crash
 from ktriage.errors import KtriageError
 from ktriage.history.repository import Repository
+from ktriage.jobs.change import read_change
 from ktriage.jobs.lab import Lab
 from ktriage.jobs.mail import MailRequest, write_mail
 from ktriage.symbols.symbolize import symbolize_crash
@@ -55,7 +56,7 @@ def conclude(
     case = CaseFile(
         title=_title(crash, outcome, log),
         bisection=from_log(log, _commits(log)),
-        culprit=_change(log, culprit) if culprit else None,
+        culprit=read_change(Repository(Path(log.start.repo)), culprit, log.start.bad) if culprit else None,
         crash=crash,
         modules_before=outcome.modules_before if outcome else None,
         modules_after=outcome.modules_after if outcome else None,
@@ -128,21 +129,6 @@ def _commits(log: Log) -> list[CaseCommit] | None:
         told = repository.commit(commit)
         commits.append(CaseCommit(commit, told.subject, told.author, told.date, tuple(parents)))
     return commits
-
-
-def _change(log: Log, culprit: str) -> Change:
-    repository = Repository(Path(log.start.repo))
-    told = repository.commit(culprit)
-    name, _, _ = told.author.partition(" <")
-    return Change(
-        culprit,
-        told.subject,
-        name,
-        told.email,
-        told.date,
-        f"{told.subject}\n\n{told.body}",
-        repository.diff(culprit),
-    )
 
 
 def _vmcore(lab: Lab, outcome: Outcome | None, culprit: str | None, progress: Progress) -> Vmcore | None:
