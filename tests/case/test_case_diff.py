@@ -3,6 +3,8 @@ from __future__ import annotations
 import doctest
 
 from case_sample import DIFF, sample_case, sample_crash
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from ktriage.case import text
@@ -88,3 +90,12 @@ def test_references_are_told_from_the_innermost_frame():
         assert not any(pattern.search(call) for call in not_calls), function
     assert reference_pattern([Frame("tcp_close", 1, 2)]) is None
     assert reference_pattern([]) is None
+
+
+@given(st.text(alphabet="+-@ ,0123456789\n\\diff gaib/.c", max_size=200), st.integers(0, 50))
+def test_any_text_is_taken_and_no_line_is_lost(text, line):
+    frames = [Frame("module_put", 1, 2, file="a/b.c", line=line)]
+    lines = mark_diff(text, frames)
+    headers = ("--- ", "+++ ", "index ")
+    kept = [own for own in text.splitlines() if not own.startswith(headers)]
+    assert len(lines) >= len(kept)
