@@ -137,7 +137,7 @@ def _stretch(weighed: Weighed, v: int, named: dict[str, str]) -> Stretch:
     return Stretch(
         commit=commit,
         after=after,
-        commits=float(places.sizes[v]),
+        commits=float(places.sizes[v]) if places.graph is not None or v in places.counted else None,
         probability=float(weighed.view.weights[v]),
         title=named.get(commit),
     )
@@ -153,12 +153,15 @@ def next_runs(weighed: Weighed) -> tuple[More, ...]:
     share: dict[int, float] = {}
     gains: dict[int, float] = {}
     reached: dict[int, float] = {}
-    view = weighed.view
+    tried = _worth_trying(weighed)
+    for v in tried:
+        posterior.look_at(v)
+    view = posterior.view()
     goal = max(SURE, 1 - (1 - _surest(view)) / 10)
     for _ in range(_MOST_MORE):
         if _surest(view) >= goal:
             break
-        v, gain = _most_telling(weighed, view, supposed)
+        v, gain = _most_telling(posterior, tried, supposed)
         if gain < _LEAST_GAIN or (v not in supposed and len(supposed) == _MOST_REVISIONS):
             break
         # As expected: with the likeliest hypothesis, and every so many runs as its rate says.
@@ -188,16 +191,17 @@ def _expected_rate(weighed: Weighed, view: View, v: int) -> float:
     return rate if has != (weighed.log.kind == "fix") else false
 
 
-def _most_telling(weighed: Weighed, view: View, supposed: dict[int, tuple[int, int]]) -> tuple[int, float]:
+def _most_telling(
+    posterior: Posterior, tried: list[int], supposed: dict[int, tuple[int, int]]
+) -> tuple[int, float]:
     """Return the revision where one more run tells most of the culprit, and how much, in bits."""
+    now = posterior.view(supposed)
     best, most = 0, 0.0
-    for v in _worth_trying(weighed, view):
-        weighed.posterior.look_at(v)
-        now = weighed.posterior.view(supposed)
-        crash = weighed.posterior.crash_chance(now, v)
+    for v in tried:
+        crash = posterior.crash_chance(now, v)
         crashes, quiet = supposed.get(v, (0, 0))
         after = [
-            weighed.posterior.view({**supposed, v: runs}).entropy
+            posterior.view({**supposed, v: runs}).entropy
             for runs in ((crashes + 1, quiet), (crashes, quiet + 1))
         ]
         gain = now.entropy - crash * after[0] - (1 - crash) * after[1]
@@ -206,13 +210,14 @@ def _most_telling(weighed: Weighed, view: View, supposed: dict[int, tuple[int, i
     return best, most
 
 
-def _worth_trying(weighed: Weighed, view: View) -> list[int]:
+def _worth_trying(weighed: Weighed) -> list[int]:
     """Return revisions that can be run and may tell something: those beside the likeliest candidates."""
+    view = weighed.view
     graph = weighed.places.graph
     untestable = {
         weighed.places.place.get(test.revision.commit)
         for test in weighed.evidence.tests
-        if not test.telling and test.silent
+        if not test.telling and weighed.log.tool != "git"
     }
     if graph is None:
         tried = [v for v, commit in enumerate(weighed.places.commits) if commit is not None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from ktriage.bisect.judge_evidence import searched
 from ktriage.bisect.judge_types import Doubt, Facts, plural
 from ktriage.words import OutcomeKind
 
@@ -117,15 +118,16 @@ def _of_files(title: str, files: tuple[str, ...], facts: Facts, name: str) -> It
 
 def of_tests(log: ForeignLog) -> Iterator[Doubt]:
     """Yield what does not fit between the tests and their verdicts."""
-    tests = [revision for revision in log.revisions if revision.purpose != "minimize"]
+    tests = searched(log)
     for revision in tests:
         crashed = {OutcomeKind.CRASHED, OutcomeKind.HUNG} & set(revision.outcomes)
         if revision.outcomes and revision.buggy is not None and revision.buggy != bool(crashed):
             word = "crashed" if crashed else "never crashed"
+            taken = "to have the bug" if revision.buggy else "to be without the bug"
             yield Doubt(
                 "contradiction",
                 "strong",
-                f"{revision.name} is judged {'bad' if revision.buggy else 'good'} and {word}",
+                f"{revision.name} is taken {taken} and {word}",
                 {"commit": revision.commit, "outcomes": revision.outcomes},
             )
     yield from _of_binaries(tests)

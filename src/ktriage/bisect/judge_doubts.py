@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ktriage.bisect.judge_evidence import Observed
     from ktriage.bisect.judge_types import Weight
 
+_FIRST = ("belief", "range", "no-answer", "cut", "run-number")
 _STRENGTH = {"strong": 0, "weak": 1, "note": 2}
 
 
@@ -28,7 +29,7 @@ def doubts(log: ForeignLog, weighed: Weighed | None, facts: Facts) -> tuple[Doub
     if weighed is not None:
         found += [*_of_runs(weighed), *_of_neighbours(weighed), *_of_titles(weighed), *_of_belief(weighed)]
     found += [Doubt("repository", "note", note) for note in facts.notes]
-    return tuple(sorted(found, key=lambda doubt: _STRENGTH[doubt.weight]))
+    return tuple(sorted(found, key=lambda doubt: (_STRENGTH[doubt.weight], doubt.kind not in _FIRST)))
 
 
 # How the runs came out.
@@ -36,7 +37,7 @@ def doubts(log: ForeignLog, weighed: Weighed | None, facts: Facts) -> tuple[Doub
 
 def _of_runs(weighed: Weighed) -> Iterator[Doubt]:
     tests = weighed.evidence.tests
-    found = coincidence(revision for revision in weighed.log.revisions if revision.purpose != "minimize")
+    found = coincidence(test.revision for test in tests)
     if found is not None and found.chance < 0.05:
         yield _run_number(weighed, found.number, found.missed, found.revisions, found.of, found.chance)
     start = next((test for test in tests if test.revision.purpose == "start" and test.telling), None)
@@ -53,8 +54,8 @@ def _of_runs(weighed: Weighed) -> Iterator[Doubt]:
         yield Doubt(
             "seldom",
             "strong",
-            f"{test.revision.name} is judged bad on {test.crashed} of {test.telling} runs; other bad ones crash"
-            f" in {rate:.0%} of theirs: so few would come with a probability of {say(chance)}",
+            f"{test.revision.name} is taken to have the bug on {test.crashed} of {test.telling} runs;"
+            f" others that have it crash in {rate:.0%} of theirs: so few would come with a probability of {say(chance)}",
             {"commit": test.revision.commit, "crashed": test.crashed, "runs": test.telling, "chance": chance},
         )
     assumed = sum(test.assumed for test in tests)
@@ -88,8 +89,8 @@ def _run_number(
     return Doubt(
         "run-number",
         "strong",
-        f"the {what} is run #{number} at {each} {of} bad revisions where some runs crash and some do not"
-        f" ({names}). If all runs were alike, one number would stand out so with a probability of"
+        f"the {what} is run #{number} at {each} {of} revisions with the bug where some runs crash and"
+        f" some do not ({names}). If all runs were alike, one number would stand out so with a probability of"
         f" {say(chance)}{odds}: it is the run's number, or its machine, that decides.{rest}",
         {
             "run": number,
@@ -157,16 +158,17 @@ def _may_have_missed(test: Observed, chance: float, *, beside: bool) -> Doubt:
     return Doubt(
         "few-runs",
         "strong" if chance > 0.1 or beside else "weak",
-        f"{test.revision.name} is judged good on {plural(test.telling, 'run')}"
-        f"{' (assumed)' if test.assumed else ''}: with the bug, none would crash with a probability of"
-        f" {say(chance)}",
+        f"{test.revision.name} is taken to be without the bug on {plural(test.telling, 'run')}"
+        f"{' (assumed)' if test.assumed else ''}: with it, none would crash with a probability of {say(chance)}",
         {"commit": test.revision.commit, "runs": test.telling, "chance": chance},
     )
 
 
 def _skipped(weighed: Weighed, test: Observed) -> Doubt:
     revision, log = test.revision, weighed.log
-    why = revision.note or next(iter(revision.titles), "") or ", ".join(revision.outcomes)
+    why = (
+        revision.note or next(iter(revision.titles), "") or ", ".join(revision.outcomes) or "no reason given"
+    )
     suspect = revision.commit in log.suspects or (log.culprit is None and not log.suspects)
     evidence = {"commit": revision.commit, "reason": why, "beside": suspect}
     v = weighed.places.place.get(revision.commit)
@@ -200,15 +202,19 @@ def _of_titles(weighed: Weighed) -> Iterator[Doubt]:
             f" probability of {say(same)}",
             {"title": title, "revisions": where, "same": same},
         )
-    for test in tests:
-        if test.revision.buggy and test.crashed and hunted not in (test.crashes or {}) and hunted:
-            titles = ", ".join(test.crashes or {})
-            yield Doubt(
-                "other-title-alone",
-                "strong",
-                f'{test.revision.name} is judged bad, but never crashed as "{hunted}": it showed {titles}',
-                {"commit": test.revision.commit, "titles": test.crashes},
-            )
+    alone = {
+        test.revision.name: list(test.crashes or {})
+        for test in tests
+        if test.revision.buggy and test.crashed and hunted and hunted not in (test.crashes or {})
+    }
+    if alone:
+        names = ", ".join(list(alone)[:6])
+        yield Doubt(
+            "other-title-alone",
+            "strong",
+            f'taken to have the bug, though none of their runs crashed as "{hunted}": {names}',
+            {"revisions": alone},
+        )
     if weighed.log.crash and hunted and weighed.log.crash != hunted:
         yield Doubt(
             "other-title-alone",
@@ -234,10 +240,10 @@ def _of_belief(weighed: Weighed) -> Iterator[Doubt]:
             f"the runs give the commit that is named a probability of {say(claimed)}{rival}",
             {"claimed": claimed},
         )
-    for text, chance in (
-        ("the good revision has the bug already", float(view.weights[0])),
-        ("no commit of the range brings the crash", view.nowhere),
-    ):
+    already, nowhere = "the good revision has the bug already", "no commit of the range brings the crash"
+    if weighed.log.kind == "fix":
+        already, nowhere = "the oldest revision is without the bug", "no commit of the range ends the crash"
+    for text, chance in ((already, float(view.weights[0])), (nowhere, view.nowhere)):
         if chance > 0.05:
             yield Doubt("range", "strong", f"{text}, with a probability of {say(chance)}", {"chance": chance})
     if weighed.places.outside:

@@ -54,15 +54,26 @@ class Evidence:
 
 
 def evidence(log: ForeignLog, *, without: int | None = None) -> Evidence:
-    """Return what the log's runs weigh; ``without`` leaves out the runs of that number.
-
-    Tests made to minimise the kernel's configuration are left out: it was another one.
-    """
-    tests = [revision for revision in log.revisions if revision.purpose != "minimize"]
+    """Return what the log's runs weigh; ``without`` leaves out the runs of that number."""
+    tests = searched(log)
     hunted = _hunted(log)
     assumed = usual_runs(log)
     observed = tuple(_observe(log, revision, hunted, without) for revision in tests)
     return Evidence(observed, hunted, assumed if any(test.assumed for test in observed) else None)
+
+
+def searched(log: ForeignLog) -> list[ForeignRevision]:
+    """Return the tests that say something of the commit that is looked for.
+
+    Those that minimise the kernel's configuration are of another kernel. A merge base tested in between says
+    whether a side branch had the bug at all, not whether it has the fix.
+    """
+    ends = log.range or ()
+    return [
+        revision
+        for revision in log.revisions
+        if revision.purpose != "minimize" and (revision.purpose != "merge-base" or revision.commit in ends)
+    ]
 
 
 def usual_runs(log: ForeignLog) -> int:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ktriage.bisect.drive import engine_graph
+from ktriage.bisect.judge_evidence import searched
 from ktriage.bisect.sums import AncestorSums
 from ktriage.errors import KtriageError, UserError
 
@@ -33,8 +34,8 @@ class Places:
     """Nodes for the engine: node 0 is the good revision, or what lies before all that was tested.
 
     ``place`` gives the node of a commit. ``commits`` are the nodes' commits (None: unknown), ``sizes`` how
-    many commits each stands for. ``graph`` says that the nodes are a repository's commits. ``outside`` are
-    tested revisions that have no place.
+    many commits each stands for; of the nodes not in ``counted`` that is a guess. ``graph`` is there where
+    the nodes are a repository's commits. ``outside`` are tested revisions that have no place.
     """
 
     sums: AncestorSums
@@ -42,6 +43,7 @@ class Places:
     commits: tuple[str | None, ...]
     sizes: Floats
     graph: CommitGraph | None = None
+    counted: frozenset[int] = frozenset()
     approximate: bool = False
     outside: tuple[str, ...] = ()
 
@@ -56,7 +58,7 @@ def chain(log: ForeignLog) -> Places | None:
     olds: list[str] = []
     news: list[str] = []
     middle: list[str] = []
-    for revision in _searched(log):
+    for revision in searched(log):
         commit = revision.commit
         if commit in olds or commit in news or revision.verdict == "skip":
             continue
@@ -73,8 +75,9 @@ def chain(log: ForeignLog) -> Places | None:
     n = len(line)
     indptr = np.concatenate([[0], np.arange(n)]).astype(np.int32)
     sums = AncestorSums(indptr, np.arange(n - 1, dtype=np.int32))
-    most = max(sizes.values(), default=1.0)
-    weights = [sizes.get(commit or "", most) for commit in line]
+    # Between releases that were tested beforehand there may be as much again, or more.
+    unknown = sum(sizes.values()) or 1.0
+    weights = [sizes.get(commit or "", unknown) for commit in line]
     if log.culprit is not None and log.culprit.commit in line:
         weights[line.index(log.culprit.commit)] = 1.0
     return Places(
@@ -82,12 +85,9 @@ def chain(log: ForeignLog) -> Places | None:
         place={commit: i for i, commit in enumerate(line) if commit is not None},
         commits=tuple(line),
         sizes=np.array(weights),
+        counted=frozenset(i for i, commit in enumerate(line) if commit in sizes),
         approximate=approximate,
     )
-
-
-def _searched(log: ForeignLog) -> list[ForeignRevision]:
-    return [revision for revision in log.revisions if revision.purpose != "minimize"]
 
 
 def _sizes(log: ForeignLog) -> tuple[dict[str, float], bool]:
@@ -96,7 +96,7 @@ def _sizes(log: ForeignLog) -> tuple[dict[str, float], bool]:
     A revision found good stands for those up to it, one found bad leaves those after it to the bad one
     before it.
     """
-    steps = [r for r in _searched(log) if r.purpose == "search" and r.verdict is not None]
+    steps = [r for r in searched(log) if r.purpose == "search" and r.verdict is not None]
     if any(step.left is None for step in steps):
         return _halved(log, steps)
     sizes: dict[str, float] = {}
@@ -157,7 +157,7 @@ def in_repository(log: ForeignLog, repository: Repository) -> Places:
     inside = {commit: i + 1 for i, commit in enumerate(graph.commits)} | {good: 0}
     place: dict[str, int] = {}
     outside = []
-    for commit in dict.fromkeys(revision.commit for revision in _searched(log)):
+    for commit in dict.fromkeys(revision.commit for revision in searched(log)):
         v = inside.get(commit)
         v = _beyond(repository, commit, good, bad, sums.n - 1) if v is None else v
         if v is None:

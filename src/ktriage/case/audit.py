@@ -92,11 +92,20 @@ def stretch_words(belief: Belief, place: int) -> str:
     """Say which commits a candidate of the belief stands for."""
     stretch = belief.stretches[place]
     name = f"{stretch.commit[:12]} {stretch.title or ''}".rstrip()
-    if stretch.commits is None or stretch.commits <= 1:
+    if stretch.commits is not None and stretch.commits <= 1:
         return name
+    if stretch.commits is None:
+        return f"a commit up to {name}" + (f" after {stretch.after[:12]}" if stretch.after else "")
     about = "about " if belief.approximate else ""
     after = f" after {stretch.after[:12]}" if stretch.after else ""
     return f"one of {about}{stretch.commits:,.0f} commits up to {name}{after}"
+
+
+def outside_words(log: ForeignLog) -> tuple[str, str]:
+    """Say what it means that the commit lies before the range, and that it is in no revision at all."""
+    if log.kind == "fix":
+        return "before the range: the oldest revision is without the bug", "in no commit of the range"
+    return "before the range: the good revision has the bug", "in no commit of the range"
 
 
 def render_audit(audit: Audit) -> RenderableType:
@@ -104,7 +113,7 @@ def render_audit(audit: Audit) -> RenderableType:
     log, belief = audit.log, audit.judgement.belief
     parts: list[RenderableType] = [Text(heading(log), "dim"), Text(), _claim(audit)]
     if belief is not None:
-        parts += [_candidates(belief)]
+        parts += [_candidates(log, belief)]
     if audit.judgement.doubts:
         parts += [Text("\nDoubts", "bold"), _doubts(audit.judgement)]
     if belief is not None and belief.more:
@@ -132,14 +141,14 @@ def _claim(audit: Audit) -> Text:
     return body
 
 
-def _candidates(belief: Belief) -> Text:
+def _candidates(log: ForeignLog, belief: Belief) -> Text:
     body = Text()
     if belief.claimed is not None and belief.claimed > 0.99:
         return body
     for place, stretch in enumerate(belief.stretches[:5]):
         body.append(f"\n       {text.percent(stretch.probability):>8}  ")
         body.append(text.clean(stretch_words(belief, place)))
-    for name, chance in (("in the good revision already", belief.already), ("nowhere", belief.nowhere)):
+    for name, chance in zip(outside_words(log), (belief.already, belief.nowhere), strict=True):
         if chance > 0.001:
             body.append(f"\n       {text.percent(chance):>8}  {name}")
     return body

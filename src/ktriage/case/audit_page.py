@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from ktriage.case.audit import Audit, claim, heading, runs_of, stretch_words, summary, verdict_of
+from ktriage.case.audit import (
+    Audit,
+    claim,
+    heading,
+    outside_words,
+    runs_of,
+    stretch_words,
+    summary,
+    verdict_of,
+)
 from ktriage.case.page import OUTCOMES, environment
 
 WEIGHTS = {
@@ -27,6 +36,7 @@ def render_audit_page(audit: Audit) -> str:
         outcomes=[(kind, words) for kind, words in OUTCOMES.items() if kind in seen],
         frames=[(frame, None) for frame in audit.crash.stack if frame.reliable] if audit.crash else [],
         weights=WEIGHTS,
+        outside=outside_words(audit.log),
         runs_of=runs_of,
         summary=summary,
         verdict_of=verdict_of,
