@@ -50,7 +50,7 @@ def run_result(text: str) -> tuple[OutcomeKind, str | None, str | None]:
             return OutcomeKind.BOOT_FAILED, rest, None
         machinery = word == "basic kernel testing failed" or rest.startswith(("failed to", "create instance"))
         return OutcomeKind.INFRA if machinery else OutcomeKind.BOOT_FAILED, None, rest
-    return OutcomeKind.INFRA, None, text.strip()[:_MOST_TITLE]
+    return OutcomeKind.INFRA, None, rest if rest and known_result(text) else text.strip()[:_MOST_TITLE]
 
 
 def known_result(text: str) -> bool:

@@ -24,7 +24,8 @@ _SHOWN = 12
 _MOST_MORE = 60
 _MOST_REVISIONS = 4
 _TRIED = 24
-_LEAST_GAIN = 1e-12
+# A run that tells less than this share of what is unknown is not worth making.
+_LEAST_SHARE = 0.01
 
 
 class FixPosterior(Posterior):
@@ -162,7 +163,7 @@ def next_runs(weighed: Weighed) -> tuple[More, ...]:
         if _surest(view) >= goal:
             break
         v, gain = _most_telling(posterior, tried, supposed)
-        if gain < _LEAST_GAIN or (v not in supposed and len(supposed) == _MOST_REVISIONS):
+        if gain < _LEAST_SHARE * view.entropy or (v not in supposed and len(supposed) == _MOST_REVISIONS):
             break
         # As expected: with the likeliest hypothesis, and every so many runs as its rate says.
         share[v] = share.get(v, 0.5) + _expected_rate(weighed, view, v)

@@ -54,8 +54,8 @@ def _of_runs(weighed: Weighed) -> Iterator[Doubt]:
         yield Doubt(
             "seldom",
             "strong",
-            f"{test.revision.name} is taken to have the bug on {test.crashed} of {test.telling} runs;"
-            f" others that have it crash in {rate:.0%} of theirs: so few would come with a probability of {say(chance)}",
+            f"{test.revision.name} is taken to have the bug on {test.crashed} of {test.telling} runs; others"
+            f" crash in {rate:.0%} of theirs: so few would come with a probability of {say(chance)}",
             {"commit": test.revision.commit, "crashed": test.crashed, "runs": test.telling, "chance": chance},
         )
     assumed = sum(test.assumed for test in tests)
@@ -159,7 +159,8 @@ def _may_have_missed(test: Observed, chance: float, *, beside: bool) -> Doubt:
         "few-runs",
         "strong" if chance > 0.1 or beside else "weak",
         f"{test.revision.name} is taken to be without the bug on {plural(test.telling, 'run')}"
-        f"{' (assumed)' if test.assumed else ''}: with it, none would crash with a probability of {say(chance)}",
+        f"{' (assumed)' if test.assumed else ''}: with it, none would crash with a probability of"
+        f" {say(chance)}",
         {"commit": test.revision.commit, "runs": test.telling, "chance": chance},
     )
 

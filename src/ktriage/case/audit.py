@@ -57,23 +57,27 @@ def heading(log: ForeignLog) -> str:
     return ", ".join(parts)
 
 
-def runs_of(revision: ForeignRevision) -> list[tuple[OutcomeKind, str]]:
-    """Return each run's outcome, with what to say of it; one for all where the log does not list them."""
-    if revision.every is not None:
-        every = revision.every
-        return [(every.outcome, f"all runs: {every.title or every.note or every.outcome}")]
-    return [
-        (run.outcome, f"run #{run.number}: {run.title or run.note or run.outcome}")
-        for run in revision.runs or ()
-    ]
+def runs_of(revision: ForeignRevision, hunted: str | None) -> list[tuple[OutcomeKind, str]]:
+    """Return each run's outcome, with what to say of it; one for all where the log does not list them.
+
+    Crashes of another title than the hunted one are shown as such, whatever the log made of them.
+    """
+    runs = revision.runs or () if revision.every is None else (revision.every,)
+    shown = []
+    for run in runs:
+        other = run.outcome is OutcomeKind.CRASHED and hunted is not None and run.title != hunted
+        name = "all runs" if revision.every is not None else f"run #{run.number}"
+        outcome = OutcomeKind.OTHER_CRASH if other else run.outcome
+        shown.append((outcome, f"{name}: {run.title or run.note or run.outcome}"))
+    return shown
 
 
-def summary(revision: ForeignRevision) -> str:
+def summary(revision: ForeignRevision, hunted: str | None) -> str:
     """Say what a test came to: ``6 crashed, 1 ok`` or ``all ok``, or why it was not made."""
+    kinds = Counter(str(kind) for kind, _ in runs_of(revision, hunted))
     if revision.every is not None:
-        return f"all {revision.every.outcome}"
-    counts = Counter(str(run.outcome) for run in revision.runs or ())
-    return ", ".join(f"{count} {kind}" for kind, count in counts.items()) or revision.note or ""
+        return f"all {next(iter(kinds))}"
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or revision.note or ""
 
 
 def verdict_of(revision: ForeignRevision) -> str:
@@ -118,7 +122,7 @@ def render_audit(audit: Audit) -> RenderableType:
         parts += [Text("\nDoubts", "bold"), _doubts(audit.judgement)]
     if belief is not None and belief.more:
         parts += [Text("\nRuns that would tell most", "bold"), _more(belief)]
-    parts += [Text("\nTests, in order", "bold"), _tests(log)]
+    parts += [Text("\nTests, in order", "bold"), _tests(log, belief.hunted if belief else None)]
     if audit.crash is not None:
         parts += [Text("\nThe crash", "bold"), render_crash(audit.crash)]
     return Group(*parts)
@@ -174,16 +178,17 @@ def _more(belief: Belief) -> RenderableType:
     return Group(*lines)
 
 
-def _tests(log: ForeignLog) -> RenderableType:
+def _tests(log: ForeignLog, hunted: str | None) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(no_wrap=True)
-    longest = max((len(runs_of(revision)) for revision in log.revisions), default=0)
+    strips = [runs_of(revision, hunted) for revision in log.revisions]
+    longest = max(map(len, strips), default=0)
     table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(16, 50 - longest))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=longest <= 30, overflow="fold")
-    for revision in log.revisions:
+    for revision, runs in zip(log.revisions, strips, strict=True):
         strip = Text("all " if revision.every is not None else "")
-        for kind, _ in runs_of(revision):
+        for kind, _ in runs:
             strip.append(*LETTERS[kind])
         word, style = _VERDICTS[revision.buggy] if revision.verdict else ("", "")
         purpose = "" if revision.purpose == "search" else revision.purpose
@@ -194,5 +199,5 @@ def _tests(log: ForeignLog) -> RenderableType:
             Text(word, style),
             strip,
         )
-    seen = {kind for revision in log.revisions for kind, _ in runs_of(revision)}
+    seen = {kind for runs in strips for kind, _ in runs}
     return Padding(Group(table, Text(), legend(seen)), (0, 0, 0, 2))

@@ -23,12 +23,15 @@ WEIGHTS = {
 
 def render_audit_page(audit: Audit) -> str:
     """Return the page of ``audit`` as one HTML document."""
-    seen = {kind for revision in audit.log.revisions for kind, _ in runs_of(revision)}
+    belief = audit.judgement.belief
+    hunted = belief.hunted if belief else None
+    seen = {kind for revision in audit.log.revisions for kind, _ in runs_of(revision, hunted)}
     template = environment().get_template("audit.html.j2")
     return template.render(
         audit=audit,
         log=audit.log,
-        belief=audit.judgement.belief,
+        belief=belief,
+        hunted=hunted,
         doubts=audit.judgement.doubts,
         crash=audit.crash,
         heading=heading(audit.log),
