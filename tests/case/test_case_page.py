@@ -192,6 +192,16 @@ def test_history_counts_outcomes_by_revision():
     assert [row.summary for row in rows] == ["1 of 3 crashed, 1 ok, 1 other-crash, 1 infra (T)"]
 
 
+def test_revisions_that_build_to_the_same_are_said():
+    commits = tuple(Commit(letter * 40, letter, probability=0.3) for letter in "abc")
+    signatures = {"a": "x", "b": "x", "c": "y"}
+    runs = tuple(
+        Run(n, c.hash, OutcomeKind.OK, signature=signatures[c.subject]) for n, c in enumerate(commits, 1)
+    )
+    rows = {row.commit.subject: row.same for row in history_rows(Bisection("candidates", commits, runs))}
+    assert rows == {"a": ("b" * 12,), "b": ("a" * 12,), "c": ()}
+
+
 def test_fixed_cost_is_ten_runs_at_each_halving():
     commits = tuple(Commit(f"{i:040x}", "") for i in range(33))
     runs = (Run(1, commits[0].hash, OutcomeKind.OK, seconds=2.0, build_seconds=5.0),)

@@ -110,6 +110,7 @@ def _run(record: Ran, number: int) -> Run:
         seconds=record.run_seconds,
         build_seconds=record.build_seconds,
         directory=record.where,
+        signature=record.signature,
     )
 
 

@@ -62,6 +62,8 @@ class HistoryRow:
     summary: str
     culprit: bool
     end: str | None
+    same: tuple[str, ...] = ()
+    """Other revisions that were run and that build to the same."""
 
 
 @dataclass(slots=True)
@@ -123,6 +125,11 @@ def history_rows(bisection: Bisection) -> list[HistoryRow]:
     ranked = bisection.candidates()
     named = ranked[0].hash if ranked and bisection.verdict == "culprit" else None
     ends = {bisection.bad: "bad", bisection.good: "good"}
+    built: dict[str, dict[str, None]] = {}
+    for run in bisection.runs:
+        if run.signature:
+            built.setdefault(run.signature, {})[run.commit] = None
+    twins = {commit: [c for c in group if c != commit] for group in built.values() for commit in group}
     return [
         HistoryRow(
             commit=known.get(commit, Commit(commit, "")),
@@ -130,6 +137,7 @@ def history_rows(bisection: Bisection) -> list[HistoryRow]:
             summary=outcome_summary(by_commit[commit]),
             culprit=commit == named,
             end=ends.get(commit),
+            same=tuple(twin[:12] for twin in twins.get(commit, ())),
         )
         for commit in order
     ]

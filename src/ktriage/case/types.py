@@ -46,7 +46,7 @@ class Run:
     """One finished run; ``number`` counts from 1 in the order in which results came in.
 
     ``seconds`` is the run's own time, ``build_seconds`` that of a build made for it (0 where there was
-    one already). ``directory`` holds its console and verdict.
+    one already). ``directory`` holds its console and verdict. ``signature`` names what was built.
     """
 
     number: int
@@ -56,6 +56,7 @@ class Run:
     seconds: float = 0.0
     build_seconds: float = 0.0
     directory: str | None = None
+    signature: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
