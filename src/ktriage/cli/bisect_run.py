@@ -132,7 +132,7 @@ def _page(lab: Lab, log: Path, view: View) -> None:
     """Catch the culprit's crash with a vmcore, and write the page and the mail beside the trials."""
     from ktriage.jobs.conclude import conclude
 
-    conclusion = conclude(lab, read_log(log), _output(log), progress=view.note)
+    conclusion = conclude(lab, read_log(log), lab.directory.parent, progress=view.note)
     view.note(f"page: {conclusion.page}")
     if conclusion.mail:
         view.note(f"draft of a mail: {conclusion.mail}")
