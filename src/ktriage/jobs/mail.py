@@ -225,4 +225,4 @@ def _verification(bisection: Bisection) -> list[str]:
     if not bisection.verification:
         return []
     checks = "; ".join(f"{what}: {came}" for what, came in bisection.verification)
-    return [f"To check it, in further runs: {checks}."]
+    return [f"Checked: {checks}."]

@@ -161,9 +161,7 @@ class Symbolizer:
         if len(fitting) == 1:
             return fitting.pop()
         if fitting:
-            self._note(
-                f"{frame.function}: {len(fitting)} functions of this name and size in {loaded.layout.path}"
-            )
+            self._note(f"{frame.function}: may be any of {', '.join(self._places(fitting))}")
             return None
         sizes = ", ".join(f"{symbol.size:#x}" for symbol in symbols)
         self._note(
@@ -171,6 +169,17 @@ class Symbolizer:
             "this is not the build that crashed"
         )
         return None
+
+    def _places(self, addresses: set[int]) -> list[str]:
+        """Return where the functions at some addresses stand in the sources."""
+        places = []
+        for address in sorted(addresses):
+            try:
+                place = self._files.program.source_location(address)[-1]
+                places.append(f"{tree_path(place.filename)}:{place.line}")
+            except LookupError:
+                places.append(f"{address:#x}")
+        return places
 
     def _fits(self, symbol: drgn.Symbol, frame: Frame, loaded: Loaded) -> bool:
         """Tell whether a symbol has the size that the log gives its function.
