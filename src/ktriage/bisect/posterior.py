@@ -261,6 +261,15 @@ class Posterior:
             length = np.where(once < 1 - 1e-9, (1 - quiet) / (1 - once), runs)
         return gains, length
 
+    def dead_ends(self, view: View, runs: int) -> list[int]:
+        """Return the revisions where at least so many runs all ended with crashes that are something else."""
+        if not self.titles:
+            return []
+        others = self._other.sum(axis=1)
+        hides = np.array([view.hunted[title] < 0.5 for title in self.titles])
+        dead = (self._ok + self._hunted == 0) & (others >= runs) & (self._other[:, ~hides].sum(axis=1) == 0)
+        return [self.tested[at] for at in np.flatnonzero(dead)]
+
     def crash_rate(self, view: View) -> float:
         """Return the expected crash rate with the culprit, if that is the likeliest candidate."""
         return float(view.with_culprit[self._class[int(view.weights.argmax())]])

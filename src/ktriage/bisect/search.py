@@ -59,14 +59,16 @@ class Tuning:
     A build counts for a ``shared``-th of its cost. A test is so many runs that a revision with the culprit
     passes it without a crash with chance ``missed``, ``longest`` at most. ``opening`` crashes are looked for
     at the bad revision first, in ``patience`` runs at most: they tell whether it crashes at all, how often,
-    and what the crash looks like. ``branches`` bounds how many outcomes of runs under way are considered.
+    and what the crash looks like. A revision whose first ``hopeless`` runs all end with another crash is
+    not run again. ``branches`` bounds how many outcomes of runs under way are considered.
     """
 
-    shared: float = 8.0
+    shared: tuple[float, float, float] = (2.0, 12.0, 8.0)
     missed: float = 0.12
     longest: int = 12
     opening: int = 2
     patience: int = 25
+    hopeless: int = 5
     branches: int = 8
 
 
@@ -173,7 +175,7 @@ class Search:
         clear = self.chances()
         if self.posterior.titles:
             clear = clear * (1 - self.posterior.hidden(view))
-        building = np.where(self._built, 0.0, self.costs.build / self.tuning.shared)
+        building = np.where(self._built, 0.0, self.costs.build / self._shared(view))
         value = gains * clear / (self.costs.run + building)
         runs = self._test_length(view)
         if runs > 1:
@@ -181,6 +183,11 @@ class Search:
             np.maximum(value, more * clear / (self.costs.run * length + building), out=value)
         best = int(value.argmax())
         return Choice(best, float(gains[best])) if value[best] > 0 else None
+
+    def _shared(self, view: View) -> float:
+        """Return among how many runs a build's cost is shared out: fewer where crashes are rare."""
+        low, slope, high = self.tuning.shared
+        return min(high, low + slope * self.posterior.crash_rate(view))
 
     def _test_length(self, view: View) -> int:
         """Return after how many runs without a crash a revision is likely enough to be free of it."""
@@ -191,7 +198,11 @@ class Search:
         """Return each revision's chance to be testable, those out of reach within the budget at 0."""
         chances = self.untestable.chances()
         if len(self.untestable.broken) >= self.max_skips:
-            return np.where((chances < 0.6) & ~self._built, 0.0, chances)
+            chances = np.where((chances < 0.6) & ~self._built, 0.0, chances)
+        dead = self.posterior.dead_ends(self.view, self.tuning.hopeless)
+        if dead:
+            chances = chances.copy()
+            chances[dead] = 0
         return chances
 
     def _opening(self, pending: Sequence[int]) -> int | None:
@@ -243,13 +254,13 @@ class Search:
         probability = float(view.weights[best])
         if probability >= self.confidence:
             return Verdict("culprit", probability, (best,))
-        if self.untestable.broken:
-            return self._inseparable(view)
-        return None
+        return self._inseparable(view)
 
     def _inseparable(self, view: View) -> Verdict | None:
         """Return the commits that no testable revision tells apart, if it is sure to be among them."""
         reach = tuple(np.flatnonzero(self.chances() == 0).tolist())
+        if not reach:
+            return None
         if self._groups is None or self._groups[0] != reach:
             salt = self._salt.copy()
             salt[list(reach)] = 0
