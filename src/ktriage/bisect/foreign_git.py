@@ -19,6 +19,7 @@ _FIRST = re.compile(rf"# first '?{_TERM}'? commit: \[([0-9a-f]{{7,64}})\] ?(.*)"
 _POSSIBLE = re.compile(rf"# possible first '?{_TERM}'? commit: \[([0-9a-f]{{7,64}})\] ?(.*)")
 _GIT = re.compile(rf"^[ \t>|]*git bisect (?:start\b|(?:{_TERM}) [0-9a-f]{{7,64}}\b)", re.MULTILINE)
 _FRONT = re.compile(r"[ \t>|]*")
+_MOST_NOTICES = 20
 # Terms that say that a change is looked for which ended something.
 _FIXING = {"fixed", "fix", "good", "pass", "ok", "works", "working"}
 
@@ -42,6 +43,8 @@ class GitReader:
     suspects: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     _number: int = 0
+    _known: set[tuple[str, str]] = field(default_factory=set)
+    _ends: set[str] = field(default_factory=set)
 
     def read(self, text: str) -> ForeignLog:
         """Return what the log says."""
@@ -93,7 +96,7 @@ class GitReader:
         try:
             words = shlex.split(rest)
         except ValueError:
-            self.missing.append(f"line {self._number} is cut: {rest[:60]}")
+            self._notice(f"line {self._number} is cut: {rest[:60]}")
             words = rest.split()
         if word == "start":
             self._start(words)
@@ -103,14 +106,14 @@ class GitReader:
         verdict = verdicts.get(word)
         if verdict is None:
             if word not in ("terms", "log", "replay", "run", "reset", "visualize", "view", "next", "help"):
-                self.missing.append(f"line {self._number}: git bisect {word} is no verdict that is known")
+                self._notice(f"line {self._number}: git bisect {word} is no verdict that is known")
             return
         for commit in words:
             self._add(commit, verdict)
 
     def _start(self, words: list[str]) -> None:
         if self.revisions:
-            self.missing.append(f"a second bisection begins at line {self._number}")
+            self._notice(f"a second bisection begins at line {self._number}")
             return
         self.begun = True
         names: list[str] = []
@@ -140,7 +143,11 @@ class GitReader:
         )
         self.revisions.append(ForeignRevision(commit, purpose=purpose, verdict=verdict, line=self._number))
 
+    def _notice(self, text: str) -> None:
+        if len(self.missing) < _MOST_NOTICES:
+            self.missing.append(text)
+
     def _check(self) -> None:
         for verdict, word in (("bad", self.new), ("good", self.old)):
             if not any(r.verdict == verdict for r in self.revisions):
-                self.missing.append(f"no revision is {word}")
+                self._notice(f"no revision is {word}")

@@ -35,6 +35,7 @@ class _Test:
     release: str | None = None
     left: int | None = None
     runs: list[ForeignRun] = field(default_factory=list)
+    numbers: set[int] = field(default_factory=set)
     every: ForeignRun | None = None
     verdict: Verdict | None = None
     note: str | None = None
@@ -49,6 +50,7 @@ class SyzbotReader:
         self.kind: Literal["cause", "fix"] = "cause"
         self.fields: dict[str, Any] = {}
         self._tests: list[_Test] = []
+        self._latest: dict[str, _Test] = {}
         self._titles: dict[str, str] = {}
         self._culprit = ""
         self._author: str | None = None
@@ -178,7 +180,11 @@ class SyzbotReader:
         elif self._purpose in ("head", "merge-base"):
             self._purpose = "search"
         self._left = None
+        self._add(test)
+
+    def _add(self, test: _Test) -> None:
         self._tests.append(test)
+        self._latest[test.commit] = test
 
     def _on_compiler(self, compiler: str) -> None:
         if self._tests and not self._only_built:
@@ -193,8 +199,9 @@ class SyzbotReader:
         if run is None:
             return
         test = self._tests[-1]
-        if any(other.number == run.number for other in test.runs):
+        if run.number in test.numbers:
             self._notice(f"run #{run.number} of {test.commit[:12]} is there twice (line {self._line})")
+        test.numbers.add(run.number)
         test.runs.append(run)
 
     def _on_all(self, text: str) -> None:
@@ -229,15 +236,15 @@ class SyzbotReader:
         test = _Test(self._announced, "search", self._line, left=self._left, pretended=True)
         test.note = "not tested: the bug was not introduced yet"
         self._left = None
-        self._tests.append(test)
+        self._add(test)
 
     def _on_verdict(self, word: Verdict, commit: str) -> None:
-        last = next((test for test in reversed(self._tests) if test.commit == commit), None)
+        last = self._latest.get(commit)
         if last is None:
             last = _Test(commit, "search", self._line, left=self._left)
             last.note = "the log has a verdict and no test"
             self._left = None
-            self._tests.append(last)
+            self._add(last)
         last.verdict = word
 
     # The answer.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from ktriage.bisect.judge_evidence import searched
@@ -46,7 +47,7 @@ def of_log(log: ForeignLog) -> Iterator[Doubt]:
         yield Doubt("cut", "weak", "the log's end is missing: no times, no recipients")
     for revision in log.revisions:
         numbers = {run.number for run in revision.runs or ()}
-        gone = sorted(set(range(max(numbers, default=-1) + 1)) - numbers)[:8]
+        gone = list(islice((n for n in range(max(numbers, default=0)) if n not in numbers), 8))
         if gone:
             runs = ", ".join(f"#{number}" for number in gone)
             yield Doubt("missing", "weak", f"{revision.name}: run {runs} is not in the log", {"runs": gone})

@@ -54,7 +54,7 @@ class Places:
 
 
 def chain(log: ForeignLog) -> Places | None:
-    """Return the tested revisions in a line, None where not one has a place in it."""
+    """Return the tested revisions in a line, None where there are not two ends to it."""
     olds: list[str] = []
     news: list[str] = []
     middle: list[str] = []
@@ -67,10 +67,10 @@ def chain(log: ForeignLog) -> Places | None:
         else:
             (news if revision.verdict == "bad" else olds).append(commit)
     line: list[str | None] = [*olds, *middle, *reversed(news)]
-    if not line:
-        return None
     if not olds:
         line.insert(0, None)
+    if len(line) < 2:
+        return None
     sizes, approximate = _sizes(log)
     n = len(line)
     indptr = np.concatenate([[0], np.arange(n)]).astype(np.int32)

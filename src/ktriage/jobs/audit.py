@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 MOST_BYTES = 64 << 20
 """A bisection log has some 20 KB, with build errors some MB; what is longer is read up to here."""
 
+MOST_TESTS = 300
+"""The longest bisections of Linux take some 40 tests; what has many more is not weighed."""
+
 # Files whose functions are on the stack of most crashes, whatever broke: they report it, or run other code.
 _REPORTING = (
     *("arch/", "include/", "lib/dump_stack.c", "lib/bug.c", "lib/ubsan.c", "kernel/panic.c", "mm/kasan/"),
@@ -118,6 +121,9 @@ class _Known:
 
 def _history(log: ForeignLog, repository: Repository | None) -> _Known:
     """Place the tested revisions: in the repository, or in a line where it lacks them."""
+    if len(log.revisions) > MOST_TESTS:
+        note = f"{len(log.revisions):,} tests are no bisection: their runs are not weighed"
+        return _Known(log, None, Facts(notes=(note,)))
     if repository is None:
         return _Known(log, chain(log), Facts())
     try:
