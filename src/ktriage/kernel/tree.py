@@ -121,8 +121,8 @@ def build_tree(
         configure(tree, out, config, compiler=compiler)
         progress(f"building {tree.name} in {out}")
         command = ["make", "-C", str(tree), f"O={out}", f"CC={compiler}", f"-j{jobs or os.cpu_count() or 1}"]
-        # Without the map the folders would stand in the debug information and in __FILE__.
-        command += [f"KCFLAGS=-ffile-prefix-map={tree}/= -ffile-prefix-map={out}/=", "bzImage", "modules"]
+        # Without the map the tree's folder would stand in the debug information.
+        command += [f"KCFLAGS=-ffile-prefix-map={tree}/=", "bzImage", "modules"]
         error = _make(command, log, timeout)
         if error is not None:
             error = error.replace(f"{tree}/", "").replace(f"{out}/", "")
@@ -142,7 +142,8 @@ def _make(command: list[str], log: Path, timeout: float) -> str | None:
     """Run make into ``log`` and return what went wrong with the sources, or None."""
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command,
+            # However we end, make gets a SIGTERM, and passes it on to the compilers.
+            ["setpriv", "--pdeathsig", "TERM", *command],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -159,7 +160,7 @@ def _make(command: list[str], log: Path, timeout: float) -> str | None:
                 _end(process)
     text = log.read_text(errors="replace")
     if code is None:
-        return f"the build took over {timeout:.0f} s"
+        return f"the build took over {timeout:g} s"
     if FULL_DISK in text:
         raise MachineryError(f"the build was cut short: {FULL_DISK}", log=str(log))
     if killed := KILLED.search(text) if code else None:
