@@ -80,6 +80,7 @@ class Posterior:
         self.titles: list[str] = []
         self.likeness: dict[str, float] = {}
         self._place: dict[int, int] = {}
+        self._stretches: list[tuple[float, Floats]] | None = None
         self._ok = np.zeros(0)
         self._hunted = np.zeros(0)
         self._other = np.zeros((0, 0))
@@ -104,6 +105,7 @@ class Posterior:
         self._inside = np.hstack([np.vstack([self._inside, self._inside[split]]), column[:, None]])
         self._place[v] = len(self.tested)
         self.tested.append(v)
+        self._stretches = None
         self._ok = np.append(self._ok, 0.0)
         self._hunted = np.append(self._hunted, 0.0)
         self._other = np.vstack([self._other, np.zeros((1, len(self.titles)))])
@@ -112,6 +114,7 @@ class Posterior:
     def add(self, v: int, *, crash: bool, title: str | None = None) -> None:
         """Take in a run at v: no crash, the hunted crash, or with ``title`` another one."""
         at = self.look_at(v)
+        self._stretches = None
         if not crash:
             self._ok[at] += 1
         elif title is None:
@@ -207,9 +210,7 @@ class Posterior:
         often = sorted(range(count), key=lambda t: -self._other[:, t].sum())[:_TITLES]
         which = np.zeros((2 ** len(often), count))
         which[:, often] = list(product((0, 1), repeat=len(often)))
-        order = np.argsort(self.tested)
-        runs = (self._ok + self._hunted + self._other.sum(axis=1))[order]
-        alone = np.array([stretches(self._other[order, t], runs)[0] for t in range(count)])
+        alone = np.array([chance for chance, _ in self._alone()])
         like = np.array([self.likeness.get(title, 0.3) for title in self.titles])
         logs = which @ np.log(like) + (1 - which) @ (np.log1p(-like) + alone)
         totals = self._other.sum(axis=0)
@@ -217,14 +218,20 @@ class Posterior:
             logs[i] += mixture([float(self._hunted.sum()), *totals[reading > 0]])
         return which, logs
 
+    def _alone(self) -> list[tuple[float, Floats]]:
+        """Return, by title, how likely its crashes are if they are something else, and its rates then."""
+        if self._stretches is None:
+            order = np.argsort(self.tested)
+            runs = (self._ok + self._hunted + self._other.sum(axis=1))[order]
+            self._stretches = [stretches(self._other[order, t], runs) for t in range(len(self.titles))]
+        return self._stretches
+
     def hidden(self, view: View) -> Floats:
         """Return, by commit, the chance that a run there ends with a crash that has nothing to do with it."""
-        order = np.argsort(self.tested)
-        runs = (self._ok + self._hunted + self._other.sum(axis=1))[order]
-        clear: Floats = np.ones(len(order))
-        for t, title in enumerate(self.titles):
-            clear = clear * (1 - (1 - view.hunted[title]) * stretches(self._other[order, t], runs)[1])
-        where = np.array(self.tested)[order]
+        where = np.sort(self.tested)
+        clear: Floats = np.ones(len(where))
+        for title, (_, rates) in zip(self.titles, self._alone(), strict=True):
+            clear = clear * (1 - (1 - view.hunted[title]) * rates)
         hidden: Floats = 1 - np.interp(np.arange(self.sums.n), where, clear)
         return hidden
 

@@ -208,18 +208,36 @@ def simulate(
     tuning: Tuning | None = None,
 ) -> Summary:
     """Simulate bisections, each with a random stream of its own made from ``seed`` and its number."""
-    each = []
-    for number in range(histories):
-        rng = np.random.default_rng([seed, number])
-        search = Search(
-            sums,
-            confidence=confidence,
-            priors=priors or Priors.default(),
-            costs=Costs(run=1.0, build=BUILD_COST),
-            tuning=tuning or Tuning(),
+    each = [
+        simulate_history(
+            sums, world, number, seed, jobs=jobs, confidence=confidence, priors=priors, tuning=tuning
         )
-        each.append(simulate_one(Simulated(sums, world, rng), search, jobs=jobs))
+        for number in range(histories)
+    ]
     return summarize(each, seed)
+
+
+def simulate_history(
+    sums: AncestorSums,
+    world: World,
+    number: int,
+    seed: int,
+    *,
+    jobs: int = 1,
+    confidence: float = 0.998,
+    priors: Priors | None = None,
+    tuning: Tuning | None = None,
+) -> History:
+    """Simulate the bisection with this number."""
+    search = Search(
+        sums,
+        confidence=confidence,
+        priors=priors or Priors.default(),
+        costs=Costs(run=1.0, build=BUILD_COST),
+        tuning=tuning or Tuning(),
+    )
+    rng = np.random.default_rng([seed, number])
+    return simulate_one(Simulated(sums, world, rng), search, jobs=jobs)
 
 
 def summarize(each: list[History], seed: int) -> Summary:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import gammaln, logsumexp
+from scipy.special import gammaln
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _RATES = np.array([1e-4, 0.01, 0.03, 0.07, 0.13, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 0.999])
 _FRESH = np.array([0.5] + [0.5 / (len(_RATES) - 1)] * (len(_RATES) - 1))
 _STAY = 0.85
+_STEP = _STAY * np.eye(len(_RATES)) + (1 - _STAY) * _FRESH
+_LOG_HIT, _LOG_MISS = np.log(_RATES), np.log1p(-_RATES)
 
 # How often crashes of one bug come under one of its other titles: a Dirichlet prior, the main title first.
 _MAIN, _OTHER = 2.0, 0.7
@@ -35,19 +37,24 @@ def stretches(hits: Floats, runs: Floats) -> tuple[float, Floats]:
     ``hits`` of ``runs`` at each tested revision, in the graph's order, ended with the title. The first
     result is a log probability; the second the expected rate at each revision, everything considered.
     """
-    seen = hits[:, None] * np.log(_RATES) + (runs - hits)[:, None] * np.log1p(-_RATES)
+    logs = hits[:, None] * _LOG_HIT + (runs - hits)[:, None] * _LOG_MISS
+    most = logs.max(axis=1, keepdims=True)
+    seen = np.exp(logs - most)
     forward = np.empty_like(seen)
-    backward = np.zeros_like(seen)
-    log_fresh = np.log(_FRESH)
-    step = np.log(_STAY * np.eye(len(_RATES)) + (1 - _STAY) * _FRESH)
-    state = log_fresh
+    backward = np.ones_like(seen)
+    total = float(most.sum())
+    state = _FRESH
     for i in range(len(seen)):
-        forward[i] = state + seen[i]
-        state = logsumexp(forward[i][:, None] + step, axis=0)
+        forward[i] = state * seen[i]
+        scale = forward[i].sum()
+        forward[i] /= scale
+        total += float(np.log(scale))
+        state = forward[i] @ _STEP
     for i in range(len(seen) - 2, -1, -1):
-        backward[i] = logsumexp(step + seen[i + 1] + backward[i + 1], axis=1)
-    total = float(logsumexp(forward[-1]))
-    rates: Floats = np.exp(forward + backward - total) @ _RATES
+        backward[i] = _STEP @ (seen[i + 1] * backward[i + 1])
+        backward[i] /= backward[i].sum()
+    both = forward * backward
+    rates: Floats = (both @ _RATES) / both.sum(axis=1)
     return total, rates
 
 
