@@ -39,7 +39,7 @@ class Reader:
     _note: str = ""
     _frames: Counter[str] = field(default_factory=Counter)
     _files: Counter[str] = field(default_factory=Counter)
-    _informed: bool = False
+    _informed: int = 0
 
     def take(self, run: Run) -> None:
         """Take in a run of the search."""
@@ -58,7 +58,7 @@ class Reader:
         if kind == "crash":
             self._frames.update(dict.fromkeys(run.frames, 1))
             self._files.update(dict.fromkeys(run.files, 1))
-            self._inform()
+        self._inform()
         title = (run.title or str(run.outcome)) if kind == "other" else None
         alike = likeness(run.frames, run.files, self._frames, self._files)
         self.search.record(v, kind, title=title, signature=run.signature, likeness=alike)
@@ -92,13 +92,15 @@ class Reader:
                 return "infra" if tested else "broken"
 
     def _inform(self) -> None:
-        """Let commits that touch the files of the first crash weigh more, and those without code less."""
-        if self._informed or not self.options.informed or not self._files:
-            return
-        self._informed = True
+        """Let commits that touch files of the crash weigh more, and those without code less.
+
+        Done at the first run, and again once a crash has shown files.
+        """
+        known = 2 if self._files else 1
         commits = self.names.commits
-        if len(commits) > _LISTED:
+        if self._informed >= known or not self.options.informed or len(commits) > _LISTED:
             return
+        self._informed = known
         touched = self.names.repository.touched(commits[0], commits[-1])
         prior = np.ones(len(commits))
         for v, commit in enumerate(commits):
@@ -107,6 +109,7 @@ class Reader:
                 prior[v] = 4.0
             elif files and all(name.endswith(_NO_CODE) or name.startswith(_NO_CODE_DIRS) for name in files):
                 prior[v] = 0.1
+        self.reasons.clear()
         if (prior == 4.0).any():
             shown = ", ".join(name for name, _ in self._files.most_common(3))
             self.reasons.append(f"commits that touch {shown} weigh 4 times as much")
