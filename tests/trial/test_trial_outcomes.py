@@ -232,3 +232,14 @@ def test_files_that_a_specification_names_must_be_there(tmp_path: Path) -> None:
     path.write_text(RIGHT + '[guest]\ncompile = ["x.c"]\n')
     with pytest.raises(UserError, match="no such file"):
         open_lab(load_spec(path), tmp_path / "out")
+
+
+@pytest.mark.vm
+@pytest.mark.matrix
+@pytest.mark.parametrize("package", ["linux-image-6.12-cloud-amd64", "linux-image-amd64"])
+def test_other_kernels(trial, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.SPEC", SPEC.replace("linux-image-cloud-amd64", package))
+    outcome, lab = trial("echo warn > /proc/misbehave")
+    assert lab.bench.kernel.package.startswith("linux-image-6.")
+    assert outcome.kind is OutcomeKind.CRASHED, outcome.detail
+    assert outcome.title == "WARNING in misbehave_warn"

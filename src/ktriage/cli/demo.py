@@ -44,7 +44,9 @@ def run(args: argparse.Namespace) -> int:
 
     options = Options(confidence=args.confidence, jobs=args.jobs, seed=args.seed)
     with open_view(as_json=args.json, log=args.out / "bisection.jsonl") as view:
-        demo = run_demo(args.out, options=options, debuginfo=args.debuginfo, observer=view, progress=view.note)
+        demo = run_demo(
+            args.out, options=options, debuginfo=args.debuginfo, observer=view, progress=view.note
+        )
     if args.json:
         print_json({**demo.answer.to_json(), "right": demo.right, "page": str(demo.conclusion.page)})
     else:

@@ -46,9 +46,8 @@ def resolve(package: str) -> tuple[str, str]:
     is still in the cache. Raises UserError where there is neither.
     """
     name, _, wanted = package.partition("=")
+    # Not by the name: linux-image-6.12-cloud-amd64 is a meta package.
     for _ in range(4):
-        if RELEASE.fullmatch(name):
-            break
         depends = re.findall(
             r"^\s*Depends: (linux-image-\S+)",
             _apt("apt-cache", "depends", f"{name}={wanted}" if wanted else name),

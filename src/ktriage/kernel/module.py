@@ -28,6 +28,9 @@ DOCUMENT = re.compile(
 )
 """Paths that no build reads."""
 
+ARGUMENTS = ("CONFIG_DEBUG_INFO_BTF_MODULES=",)
+"""For make: BTF needs pahole and a vmlinux, and nothing here reads it."""
+
 BUILD_TIMEOUT = 600.0
 FULL_DISK = "No space left on device"
 
@@ -87,7 +90,7 @@ def build_module(
     if not any(line.split(" ", 1)[1] in ("Makefile", "Kbuild") for line in files):
         raise UserError(f"no Makefile or Kbuild in {sources}", hint="[module] source")
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    key = digest(*files, str(headers), version, name, *patches)
+    key = digest(*files, str(headers), version, name, *ARGUMENTS, *patches)
     fresh = not (cache_root() / "module" / key).is_dir()
 
     def make(folder: Path) -> None:
@@ -121,6 +124,7 @@ def _make(folder: Path, source: Path, headers: Path, name: str, timeout: float) 
         f"M={source}",
         f"KCFLAGS={maps}",
         f"-j{os.cpu_count() or 1}",
+        *ARGUMENTS,
         "modules",
     ]
     began = time.monotonic()

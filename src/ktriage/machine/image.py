@@ -6,12 +6,16 @@ The archive is made by cpio(1) in the "newc" format that the kernel unpacks
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import os
 import shutil
 import subprocess
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+
+import zstandard
 
 from ktriage.cache import cached, digest
 from ktriage.errors import MachineryError, UserError
@@ -85,6 +89,25 @@ def driver_files(modules: Path, names: tuple[str, ...]) -> list[Path]:
     return [modules / path for path in wanted]
 
 
+def plain_name(module: Path) -> str:
+    """Return a module file's name without the ending of its compression."""
+    return module.name.partition(".ko")[0] + ".ko"
+
+
+def unpacked(module: Path) -> bytes:
+    """Return the content of a module file, which some distributions compress (CONFIG_MODULE_COMPRESS)."""
+    data = module.read_bytes()
+    match module.suffix:
+        case ".xz":
+            return lzma.decompress(data)
+        case ".gz":
+            return gzip.decompress(data)
+        case ".zst":
+            return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+        case _:
+            return data
+
+
 def build_image(*, modules: Path | None, drivers: tuple[str, ...], programs: tuple[Path, ...]) -> Path:
     """Return an initramfs, kept by what is in it.
 
@@ -98,7 +121,7 @@ def build_image(*, modules: Path | None, drivers: tuple[str, ...], programs: tup
     files = driver_files(modules, DRIVERS + drivers) if modules else []
     if shutil.which("cpio") is None:
         raise UserError("no cpio on this machine", hint="apt-get install cpio")
-    names = "\n".join(f"/lib/ktriage/{f.name}" for f in files)
+    names = "\n".join(f"/lib/ktriage/{plain_name(f)}" for f in files)
     key = digest(init, box, names, "\n".join(SYSCTLS), *files, *(p for q in programs for p in (q.name, q)))
 
     def make(folder: Path) -> None:
@@ -114,7 +137,7 @@ def build_image(*, modules: Path | None, drivers: tuple[str, ...], programs: tup
             if applet != "busybox":
                 (root / "bin" / applet).symlink_to("busybox")
         for file in files:
-            shutil.copy(file, root / "lib/ktriage")
+            (root / "lib/ktriage" / plain_name(file)).write_bytes(unpacked(file))
         for program in programs:
             (root / "bin" / program.name).unlink(missing_ok=True)
             shutil.copy(program, root / "bin")
