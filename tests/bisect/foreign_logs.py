@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
 
 REAL = Path(os.environ.get("KTRIAGE_SEEDS", Path(__file__).parents[3] / "shared" / "seeds"))
 
@@ -193,20 +197,27 @@ class Bisected:
         self.git("merge", "-q", "--no-ff", "-m", f"merge {len(self.commits)}", side)
         self.commits.append(self.git("rev-parse", "HEAD"))
 
-    def log(self, culprit: str, results: list[str], clean: list[str]) -> str:
-        """Bisect for ``culprit`` and return the log: ``results`` are the runs with it, ``clean`` without."""
-        bad, good = self.commits[-1], self.commits[0]
-        lines = [f"bisecting cause commit starting from {bad}", f"testing commit {bad} with gcc (GCC) 8.1.0"]
-        lines += [runs(*results), "testing release v0", f"testing commit {good} with gcc (GCC) 8.1.0"]
-        lines += [runs(*clean), f"# git bisect start {bad} {good}"]
-        lines.append(self.git("bisect", "start", bad, good))
+    def has(self, culprit: str, revision: str) -> bool:
+        """Return whether a revision has the commit."""
+        argv = ["git", "-C", str(self.path), "merge-base", "--is-ancestor", culprit, revision]
+        return subprocess.run(argv, check=False).returncode == 0
+
+    def log(self, culprit: str, results: list[str], clean: list[str], *, fix: bool = False) -> str:
+        """Bisect and return the log: ``results`` are the runs with the bug, ``clean`` those without.
+
+        ``culprit`` brings the bug, or with ``fix`` ends it.
+        """
+        new, old = self.commits[-1], self.commits[0]
+        first, second = (old, new) if fix else (new, old)
+        begin = "bisecting fixing commit since" if fix else "bisecting cause commit starting from"
+        lines = [f"{begin} {first}", f"testing commit {first} with gcc (GCC) 8.1.0", runs(*results)]
+        lines.append(f"testing current HEAD {new}" if fix else "testing release v0")
+        lines += [f"testing commit {second} with gcc (GCC) 8.1.0", runs(*clean)]
+        lines += [f"# git bisect start {new} {old}", self.git("bisect", "start", new, old)]
         for _ in range(50):
             now = self.git("rev-parse", "HEAD")
-            lines.append(f"testing commit {now} with gcc (GCC) 8.1.0")
-            has = not subprocess.run(
-                ["git", "-C", str(self.path), "merge-base", "--is-ancestor", culprit, now], check=False
-            ).returncode
-            lines.append(runs(*(results if has else clean)))
+            has = self.has(culprit, now)
+            lines += [f"testing commit {now} with gcc (GCC) 8.1.0", runs(*(results if has != fix else clean))]
             word = "bad" if has else "good"
             said = self.git("bisect", word)
             lines += [f"# git bisect {word} {now}", said]
@@ -214,5 +225,52 @@ class Bisected:
                 break
         self.git("bisect", "reset")
         subject = self.git("log", "-1", "--format=%s", culprit)
-        lines += ["revisions tested: 1, total time: 1s", f"first bad commit: {culprit} {subject}"]
+        what = "good" if fix else "bad"
+        lines += ["revisions tested: 1, total time: 1s", f"first {what} commit: {culprit} {subject}"]
         return "\n".join(lines) + "\n"
+
+
+def name(v: int) -> str:
+    """Return the hash of commit v of a made-up linear history."""
+    return f"{v + 1:040x}"
+
+
+def fixed_rule(rng: Generator, n: int, p: float, q: float, stray: float = 0.0) -> tuple[str, int, int] | None:
+    """Bisect a linear history of n commits as syzbot did from 2019 to 2022: 10 runs, any crash is bad.
+
+    The hunted crash comes with ``p`` from the culprit on and with ``q`` before; in a tenth of the history, an
+    unrelated one comes with ``stray``. Returns the log, the culprit and the answer, or None where the ends
+    are not bad and good, or where the newest revision shows the other crash more often.
+    """
+    culprit = int(rng.integers(1, n))
+    begin = int(rng.integers(0, n))
+
+    def one(v: int) -> str:
+        if begin <= v < begin + n // 10 and rng.random() < stray:
+            return "crashed: WARNING in elsewhere"
+        return "crashed: BUG: hunted" if rng.random() < (p if v >= culprit else q) else "OK"
+
+    def test(v: int) -> tuple[bool, str]:
+        said = [one(v) for _ in range(10)]
+        body = f"all runs: {said[0]}" if len(set(said)) == 1 else runs(*said)
+        return any(x != "OK" for x in said), f"testing commit {name(v)} with gcc (GCC) 8.1.0\n{body}\n"
+
+    (new_bad, newest), (old_bad, oldest) = test(n - 1), test(0)
+    if not new_bad or old_bad or newest.count("hunted") <= newest.count("elsewhere"):
+        return None
+    lines = [f"bisecting cause commit starting from {name(n - 1)}\n", newest, "testing release v1\n", oldest]
+    lines.append(f"# git bisect start {name(n - 1)} {name(0)}\n")
+    low, high = 0, n - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        bad, said = test(middle)
+        lines.append(f"Bisecting: {high - middle - 1} revisions left to test after this (roughly 1 step)\n")
+        lines += [
+            f"[{name(middle)}] change\n",
+            said,
+            f"# git bisect {'bad' if bad else 'good'} {name(middle)}\n",
+        ]
+        low, high = (low, middle) if bad else (middle, high)
+    lines += [f"{name(high)} is the first bad commit\n", "revisions tested: 1, total time: 1s\n"]
+    lines.append(f"first bad commit: {name(high)} change\n")
+    return "".join(lines), culprit, high

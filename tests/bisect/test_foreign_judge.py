@@ -275,18 +275,22 @@ def test_in_a_linear_history_line_and_graph_agree(linear, which):
     assert sum(s.probability for s in found.stretches) <= 1
 
 
-def test_merges_are_weighed_on_the_graph(tmp_path):
+@pytest.mark.parametrize("fix", [False, True])
+def test_merges_are_weighed_on_the_graph(tmp_path, fix):
     made = Bisected(tmp_path / "repo")
     for _ in range(4):
         made.grow(4)
         made.merge(4)
     made.grow(4)
     culprit = made.commits[len(made.commits) // 2]
-    log = read_foreign(made.log(culprit, [HUNG] * 5, ["OK"] * 5).encode())
+    log = read_foreign(made.log(culprit, [HUNG] * 5, ["OK"] * 5, fix=fix).encode())
     graph = weigh(log, in_repository(log, Repository(made.path)))
     assert log.culprit.commit == culprit
     assert int(np.argmax(graph.view.weights)) == graph.places.place[culprit]
     assert graph.claimed > 0.95
+    assert log.kind == ("fix" if fix else "cause")
+    found = believe(graph, lambda commits: dict.fromkeys(commits, ""))
+    assert {more.commit for more in found.more} <= set(made.commits)
 
 
 def test_a_repository_without_the_range_is_an_error(linear):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import binom
+from scipy.special import bdtr
 
 from ktriage.words import OutcomeKind
 
@@ -102,7 +102,7 @@ def seldom(tests: Iterable[Observed]) -> list[tuple[Observed, float, float]]:
             continue
         # One more of each kind than was seen, so that a rate from few runs is no certainty.
         rate = (crashed + 1) / (telling + 2)
-        chance = float(binom.cdf(test.crashed, test.telling, rate))
+        chance = float(bdtr(test.crashed, test.telling, rate))
         if chance < 0.01:
             found.append((test, rate, chance))
     return found

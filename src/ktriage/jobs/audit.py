@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from ktriage.bisect.foreign_types import ForeignLog
     from ktriage.console.types import Crash
 
-MOST_BYTES = 64 << 20
-"""A bisection log has some 20 KB, with build errors some MB; what is longer is read up to here."""
+MOST_BYTES = 16 << 20
+"""A bisection log has some 20 KB, with errors of compilers perhaps 1 MB; longer ones are read up to here."""
 
 MOST_TESTS = 300
 """The longest bisections of Linux take some 40 tests; what has many more is not weighed."""
