@@ -14,7 +14,7 @@ COUNT = 500
 
 
 def outcomes(seed, stray):
-    """For each bisection, the named commit's probability and whether it is right; the same of the likeliest."""
+    """Return each named commit's probability and whether it is right; and the same of the likeliest."""
     rng = np.random.default_rng(seed)
     named, likeliest = [], []
     while len(named) < COUNT:

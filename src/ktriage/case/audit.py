@@ -98,11 +98,11 @@ def stretch_words(belief: Belief, place: int) -> str:
     name = f"{stretch.commit[:12]} {stretch.title or ''}".rstrip()
     if stretch.commits is not None and stretch.commits <= 1:
         return name
+    among = f"{stretch.after[:12]}..{name}" if stretch.after else f"those up to {name}"
     if stretch.commits is None:
-        return f"a commit up to {name}" + (f" after {stretch.after[:12]}" if stretch.after else "")
+        return f"a commit of {among}"
     about = "about " if belief.approximate else ""
-    after = f" after {stretch.after[:12]}" if stretch.after else ""
-    return f"one of {about}{stretch.commits:,.0f} commits up to {name}{after}"
+    return f"one of the {about}{stretch.commits:,.0f} commits of {among}"
 
 
 def outside_words(log: ForeignLog) -> tuple[str, str]:
