@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import logsumexp, xlogy
 
-from ktriage.bisect.titles import mixture, stretches
+from ktriage.bisect.titles import UNKNOWN, mixture, stretches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -211,7 +211,7 @@ class Posterior:
         which = np.zeros((2 ** len(often), count))
         which[:, often] = list(product((0, 1), repeat=len(often)))
         alone = np.array([chance for chance, _ in self._alone()])
-        like = np.array([self.likeness.get(title, 0.3) for title in self.titles])
+        like = np.array([self.likeness.get(title, UNKNOWN) for title in self.titles])
         logs = which @ np.log(like) + (1 - which) @ (np.log1p(-like) + alone)
         totals = self._other.sum(axis=0)
         for i, reading in enumerate(which):

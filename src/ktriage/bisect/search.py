@@ -16,6 +16,7 @@ import numpy as np
 
 from ktriage.bisect.posterior import Posterior, View
 from ktriage.bisect.priors import Priors
+from ktriage.bisect.titles import UNKNOWN
 from ktriage.bisect.untestable import Untestable
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class Search:
         *,
         title: str | None = None,
         signature: str | None = None,
-        likeness: float = 0.3,
+        likeness: float = UNKNOWN,
     ) -> None:
         """Take in what a run at v came to. ``likeness`` is the chance that another crash is the hunted bug,
         judged by its looks.
@@ -197,8 +198,11 @@ class Search:
     def chances(self) -> Floats:
         """Return each revision's chance to be testable, those out of reach within the budget at 0."""
         chances = self.untestable.chances()
-        if len(self.untestable.broken) >= self.max_skips:
-            chances = np.where((chances < 0.6) & ~self._built, 0.0, chances)
+        skips = len(self.untestable.broken)
+        if skips >= self.max_skips / 5:
+            # Deep inside of a broken stretch nothing is to be had; at the end of the budget, nor at its edges.
+            hopeless = chances < (0.6 if skips >= self.max_skips else 0.1)
+            chances = np.where(hopeless & ~self._built, 0.0, chances)
         dead = self.posterior.dead_ends(self.view, self.tuning.hopeless)
         if dead:
             chances = chances.copy()

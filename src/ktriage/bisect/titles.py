@@ -30,6 +30,9 @@ _LOG_HIT, _LOG_MISS = np.log(_RATES), np.log1p(-_RATES)
 # How often crashes of one bug come under one of its other titles: a Dirichlet prior, the main title first.
 _MAIN, _OTHER = 2.0, 0.7
 
+UNKNOWN = 0.2
+"""How likely another title is the hunted bug where there is nothing to compare: mostly it is not."""
+
 
 def stretches(hits: Floats, runs: Floats) -> tuple[float, Floats]:
     """Return how likely these runs are for a title that has nothing to do with the culprit, and its rates.
@@ -77,12 +80,12 @@ def likeness(
     """Return how likely two crashes are the same bug, going by what they show alone.
 
     Frames count more than files, and inner frames more than outer ones. Crashes that show nothing to
-    compare get what other titles in bisections have been on the whole: mostly other bugs.
+    compare get ``UNKNOWN``.
     """
     shared = _shared(list(frames), list(other_frames))
     same_files = _shared(list(files), list(other_files))
     if shared is None and same_files is None:
-        return 0.3
+        return UNKNOWN
     score = max(shared or 0.0, 0.7 * (same_files or 0.0))
     return 0.05 + 0.85 * score
 
