@@ -146,6 +146,24 @@ def test_a_fix_is_the_mirror_of_a_cause():
     assert commit("1") not in chain(log).place, "a merge base without the bug says nothing of the fix"
 
 
+def test_the_gain_of_a_run_is_the_fall_in_entropy():
+    found = weighed(FIX)
+    posterior = found.posterior
+    places = range(posterior.sums.n)
+    for v in places:
+        posterior.look_at(v)
+    view = posterior.view()
+    gains, _ = posterior.gain(view)
+    for v in places:
+        crash = posterior.crash_chance(view, v)
+        after = [posterior.view({v: runs}).entropy for runs in ((1, 0), (0, 1))]
+        expected = view.entropy - crash * after[0] - (1 - crash) * after[1]
+        assert gains[v] == pytest.approx(expected, abs=1e-9)
+    assert max(gains) > 0
+    with pytest.raises(ValueError, match="not known"):
+        posterior.gain(view, 10)
+
+
 def test_a_git_log_has_verdicts_alone():
     found = belief(GIT)
     assert found.stretches[0].commit == commit("e")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -16,15 +16,18 @@ from ktriage.bisect.priors import Priors
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
+
     from ktriage.bisect.foreign_types import ForeignLog
     from ktriage.bisect.judge_places import Places
     from ktriage.bisect.posterior import View
+
+    Floats = NDArray[np.float64]
 
 SURE = 0.998
 _SHOWN = 12
 _MOST_MORE = 60
 _MOST_REVISIONS = 4
-_TRIED = 12
 _MOST_TITLES = 20
 # A run that tells less than this share of what is unknown is not worth making.
 _LEAST_SHARE = 0.01
@@ -40,6 +43,13 @@ class FixPosterior(Posterior):
         if len(self.tested) > known:
             self._inside[:, place] = ~self._inside[:, place]
         return place
+
+    def gain(self, view: View, runs: int = 1) -> tuple[Floats, Floats]:
+        """Return what a run at each revision is expected to tell; as ``Posterior.gain``, for single runs."""
+        if runs != 1:
+            raise ValueError(f"the gain of {runs} runs in a row is not known for a fix")
+        # What happens where a revision has the commit, and where not, change places.
+        return super().gain(replace(view, with_culprit=view.without, without=view.with_culprit))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,16 +185,15 @@ def next_runs(weighed: Weighed) -> tuple[More, ...]:
     share: dict[int, float] = {}
     gains: dict[int, float] = {}
     reached: dict[int, float] = {}
-    tried = _worth_trying(weighed)
-    for v in tried:
-        posterior.look_at(v)
+    hopeless = _hopeless(weighed)
     view = posterior.view()
     goal = max(SURE, 1 - (1 - _surest(view)) / 10)
     for _ in range(_MOST_MORE):
         if _surest(view) >= goal:
             break
-        v, gain = _most_telling(posterior, tried, supposed)
-        if gain < _LEAST_SHARE * view.entropy or (v not in supposed and len(supposed) == _MOST_REVISIONS):
+        gain = np.where(hopeless, 0.0, posterior.gain(view)[0])
+        v = int(gain.argmax())
+        if gain[v] < _LEAST_SHARE * view.entropy or (v not in supposed and len(supposed) == _MOST_REVISIONS):
             break
         # As expected: with the likeliest hypothesis, and every so many runs as its rate says.
         share[v] = share.get(v, 0.5) + _expected_rate(weighed, posterior, view, v)
@@ -192,7 +201,8 @@ def next_runs(weighed: Weighed) -> tuple[More, ...]:
         share[v] -= crash
         crashes, quiet = supposed.get(v, (0, 0))
         supposed[v] = (crashes + crash, quiet + (not crash))
-        gains.setdefault(v, gain)
+        gains.setdefault(v, float(gain[v]))
+        posterior.look_at(v)
         view = posterior.view(supposed)
         reached[v] = _surest(view)
     return tuple(
@@ -213,39 +223,11 @@ def _expected_rate(weighed: Weighed, posterior: Posterior, view: View, v: int) -
     return rate if has != (weighed.log.kind == "fix") else false
 
 
-def _most_telling(
-    posterior: Posterior, tried: list[int], supposed: dict[int, tuple[int, int]]
-) -> tuple[int, float]:
-    """Return the revision where one more run tells most of the culprit, and how much, in bits."""
-    now = posterior.view(supposed)
-    best, most = 0, 0.0
-    for v in tried:
-        crash = posterior.crash_chance(now, v)
-        crashes, quiet = supposed.get(v, (0, 0))
-        after = [
-            posterior.view({**supposed, v: runs}).entropy
-            for runs in ((crashes + 1, quiet), (crashes, quiet + 1))
-        ]
-        gain = now.entropy - crash * after[0] - (1 - crash) * after[1]
-        if gain > most:
-            best, most = v, gain
-    return best, most
-
-
-def _worth_trying(weighed: Weighed) -> list[int]:
-    """Return revisions that can be run and may tell something: those beside the likeliest candidates."""
-    view = weighed.view
-    graph = weighed.places.graph
-    untestable = {
-        weighed.places.place.get(test.revision.commit)
-        for test in weighed.evidence.tests
-        if not test.telling and weighed.log.tool != "git"
-    }
-    if graph is None:
-        ends = [end for v in np.argsort(-view.weights)[:_TRIED].tolist() for end in (v - 1, v)]
-        tried = [v for v in dict.fromkeys(ends) if v >= 0 and weighed.places.commits[v] is not None]
-    else:
-        likely = [v for v in np.argsort(-view.weights)[:_TRIED].tolist() if view.weights[v] > 1e-4]
-        parents = [p + 1 for v in likely if v > 0 for p in graph.parents(v - 1)]
-        tried = [*dict.fromkeys([*likely, *parents, 0])]
-    return [v for v in tried if v not in untestable]
+def _hopeless(weighed: Weighed) -> NDArray[np.bool_]:
+    """Return which revisions can't be run: those that failed before, and those of which nothing is known."""
+    mask = np.array([commit is None for commit in weighed.places.commits])
+    for test in weighed.evidence.tests:
+        v = weighed.places.place.get(test.revision.commit)
+        if v is not None and not test.telling and weighed.log.tool != "git":
+            mask[v] = True
+    return mask
