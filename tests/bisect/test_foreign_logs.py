@@ -224,6 +224,12 @@ def test_quoted_in_a_mail_or_with_times_it_reads_the_same():
         assert (other.culprit, other.to, other.seconds) == (plain.culprit, plain.to, plain.seconds)
 
 
+def test_a_second_test_of_the_start_is_of_another_configuration():
+    text = f"bisecting cause commit starting from {commit('a')}\n"
+    text += lines_of("a", f"all runs: {HUNG}") + lines_of("a", "all runs: OK") + lines_of("b", "all runs: OK")
+    assert [r.purpose for r in read(text).revisions] == ["start", "minimize", "search"]
+
+
 def test_a_cut_log_gives_what_it_has():
     whole = read(WRONG)
     text = WRONG[: WRONG.index("run #5: crashed", WRONG.index("y: print later"))]

@@ -173,7 +173,12 @@ class SyzbotReader:
         if self._only_built == commit:
             return
         test = _Test(commit, self._purpose, self._line, compiler=compiler or None)
-        if self._purpose == "release":
+        if self._purpose == "start" and self._tests:
+            # Between 2019 and 2020 nothing announces that the next test is of another configuration.
+            again = commit in self._latest
+            test.purpose = "minimize" if again else "search"
+            test.left = None if again else self._left
+        elif self._purpose == "release":
             test.release, self._purpose = self._release, "search"
         elif self._purpose == "search":
             test.left = self._left

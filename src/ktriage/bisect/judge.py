@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 SURE = 0.998
 _SHOWN = 12
 _MOST_MORE = 60
-_MOST_REVISIONS = 4
+_MOST_REVISIONS = 8
+# A build costs as much as so many runs.
+_BUILD = 6.0
 _MOST_TITLES = 20
 # A run that tells less than this share of what is unknown is not worth making.
 _LEAST_SHARE = 0.01
@@ -186,14 +188,17 @@ def next_runs(weighed: Weighed) -> tuple[More, ...]:
     gains: dict[int, float] = {}
     reached: dict[int, float] = {}
     hopeless = _hopeless(weighed)
+    planned = np.zeros(len(hopeless), dtype=bool)
     view = posterior.view()
     goal = max(SURE, 1 - (1 - _surest(view)) / 10)
     for _ in range(_MOST_MORE):
         if _surest(view) >= goal:
             break
         gain = np.where(hopeless, 0.0, posterior.gain(view)[0])
-        v = int(gain.argmax())
-        if gain[v] < _LEAST_SHARE * view.entropy or (v not in supposed and len(supposed) == _MOST_REVISIONS):
+        v = int((gain * np.where(planned, 1.0, 1 / _BUILD)).argmax())
+        if gain.max() < _LEAST_SHARE * view.entropy or (
+            v not in supposed and len(supposed) == _MOST_REVISIONS
+        ):
             break
         # As expected: with the likeliest hypothesis, and every so many runs as its rate says.
         share[v] = share.get(v, 0.5) + _expected_rate(weighed, posterior, view, v)
@@ -202,6 +207,7 @@ def next_runs(weighed: Weighed) -> tuple[More, ...]:
         crashes, quiet = supposed.get(v, (0, 0))
         supposed[v] = (crashes + crash, quiet + (not crash))
         gains.setdefault(v, float(gain[v]))
+        planned[v] = True
         posterior.look_at(v)
         view = posterior.view(supposed)
         reached[v] = _surest(view)
