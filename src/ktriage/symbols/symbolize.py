@@ -196,10 +196,11 @@ class Symbolizer:
         section_end = loaded.section_end(symbol.address)
         if section_end is not None and end >= section_end:
             return not self._code_between(symbol, section_end)
-        if any(other.address == end for other in self._files.program.symbols(end)):
+        # Tried first, as looking up an address goes through the whole table. It is also what finds a label
+        # without a size that begins at the end: padding goes to it, but it is not found by its address.
+        if any(frame.size == symbol.size + -symbol.size % align for align in (16, 32, 64)):
             return True
-        # A label without a size begins at the end: it is not found by its address, but padding goes to it.
-        return any(frame.size == symbol.size + -symbol.size % align for align in (16, 32, 64))
+        return any(other.address == end for other in self._files.program.symbols(end))
 
     def _code_between(self, symbol: drgn.Symbol, section_end: int) -> bool:
         """Tell whether another function lies between a symbol and the end of its section."""
