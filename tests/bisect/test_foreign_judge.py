@@ -242,9 +242,10 @@ def test_few_runs_beside_the_culprit():
     text = bisected("", steps(["OK"] * 3, rare), first=HUNG).replace(runs(*[HUNG] * 10), runs(*rare))
     told = doubted(text)
     found = weighed(text)
-    few = {d.evidence["commit"][0]: d for d in doubts(found.log, found, Facts()) if d.kind == "few-runs"}
-    assert (few["c"].weight, few["c"].evidence["runs"]) == ("strong", 3)
-    assert few["c"].evidence["chance"] > few["b"].evidence["chance"] > 0.1
+    beside, others = [d for d in doubts(found.log, found, Facts()) if d.kind == "few-runs"]
+    assert (beside.weight, beside.evidence["commit"], beside.evidence["runs"]) == ("strong", commit("c"), 3)
+    assert list(others.evidence["revisions"]) == [commit("b")]
+    assert beside.evidence["chance"] > others.evidence["revisions"][commit("b")] > 0.1
     assert told["flaky-start"].weight == "strong"
     assert told["belief"].evidence["claimed"] < 0.9
 

@@ -108,15 +108,20 @@ def _run_number(
 
 def _of_neighbours(weighed: Weighed) -> Iterator[Doubt]:
     last = _last_before(weighed)
+    missed: dict[str, float] = {}
     for test in weighed.evidence.tests:
         if test.silent and test.telling:
             yield _little_said(weighed, test, beside=test is last)
         elif test.telling and not test.crashed and weighed.log.tool != "git":
             chance = _silence(weighed, test)
-            if chance > 0.01:
-                yield _may_have_missed(test, chance, beside=test is last)
+            if chance > 0.01 and test is last:
+                yield _may_have_missed(test, chance)
+            elif chance > 0.01:
+                missed[test.revision.commit] = chance
         if test.revision.verdict == "skip" or (test.silent and not test.telling):
             yield _skipped(weighed, test)
+    if missed:
+        yield _may_have_missed_here(missed)
 
 
 def _last_before(weighed: Weighed) -> Observed | None:
@@ -154,14 +159,25 @@ def _little_said(weighed: Weighed, test: Observed, *, beside: bool) -> Doubt:
     return Doubt("infra", weight, text, evidence)
 
 
-def _may_have_missed(test: Observed, chance: float, *, beside: bool) -> Doubt:
+def _may_have_missed(test: Observed, chance: float) -> Doubt:
     return Doubt(
         "few-runs",
-        "strong" if chance > 0.1 or beside else "weak",
-        f"{test.revision.name} is taken to be without the bug on {plural(test.telling, 'run')}"
-        f"{' (assumed)' if test.assumed else ''}: with it, none would crash with a probability of"
+        "strong",
+        f"{test.revision.name}, the last revision without the bug, had {plural(test.telling, 'run')}"
+        f"{' (assumed)' if test.assumed else ''}: with the bug, none would crash with a probability of"
         f" {say(chance)}",
         {"commit": test.revision.commit, "runs": test.telling, "chance": chance},
+    )
+
+
+def _may_have_missed_here(missed: dict[str, float]) -> Doubt:
+    worst = max(missed, key=lambda commit: missed[commit])
+    return Doubt(
+        "few-runs",
+        "strong" if missed[worst] > 0.1 else "weak",
+        f"{plural(len(missed), 'further revision')} may have the bug: with it, no run would crash with a"
+        f" probability of up to {say(missed[worst])} ({worst[:12]})",
+        {"revisions": missed},
     )
 
 
