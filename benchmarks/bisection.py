@@ -32,6 +32,7 @@ from ktriage.bisect.sums import AncestorSums
 HERE = Path(__file__).resolve().parent
 RANGE = "linux-2.6.36-rc1-to-2.6.37.npz"
 WHOLE = "linux-2.6-whole.npz"
+LEVELS = (0.9, 0.99, 0.998)
 # (p, q): the runs and builds to stay within.
 CELLS = {
     (0.95, 0.0): (25, 16),
@@ -75,13 +76,21 @@ class Task:
     jobs: int = 1
     confidence: float = 0.998
     oracle: bool = False
+    levels: tuple[float, ...] = ()
 
 
 def ours(task: Task) -> History:
     """Simulate one bisection with ktriage's engine."""
     priors = exact(task.world.p, task.world.q) if task.oracle else Priors.default()
     return simulate_history(
-        graph(), task.world, task.number, task.seed, jobs=task.jobs, confidence=task.confidence, priors=priors
+        graph(),
+        task.world,
+        task.number,
+        task.seed,
+        jobs=task.jobs,
+        confidence=task.confidence,
+        priors=priors,
+        levels=task.levels,
     )
 
 
@@ -205,19 +214,17 @@ class Bench:
     def calibration(self) -> None:
         """Print how often answers given at some confidence are right, for p and q all over the place."""
         rng = np.random.default_rng(self.seed)
-        for confidence in (0.9, 0.99, 0.998):
-            tasks = []
-            for number in range(self.histories):
-                p, q = rng.uniform(0.1, 1), float(np.exp(rng.uniform(np.log(1e-4), np.log(0.05))))
-                tasks.append(Task(World(p, q), number, self.seed, confidence=confidence))
-            each = [h for h in self.pool.map(ours, tasks, chunksize=5) if h.verdict == "culprit"]
-            right = float(np.mean([h.right for h in each]))
-            error = math.sqrt(confidence * (1 - confidence) / len(each))
-            said = float(np.mean([h.probability for h in each]))
-            print(
-                f"  said {confidence}: right {right:.4f} of {len(each)} (mean {said:.4f}, error {error:.4f})",
-                flush=True,
-            )
+        tasks = []
+        for number in range(2 * self.histories):
+            p, q = rng.uniform(0.1, 1), float(np.exp(rng.uniform(np.log(1e-4), np.log(0.05))))
+            tasks.append(Task(World(p, q), number, self.seed, levels=LEVELS))
+        each = list(self.pool.map(ours, tasks, chunksize=5))
+        for level in LEVELS:
+            reached = [(said, right) for h in each for at, said, right in h.crossed if at == level]
+            right = float(np.mean([right for _, right in reached]))
+            error = math.sqrt(level * (1 - level) / len(reached))
+            said = float(np.mean([said for said, _ in reached]))
+            print(f"  past {level}: said {said:.4f}, right {right:.4f} of {len(reached)} ± {error:.4f}")
 
     def speed(self) -> None:
         """Print times and memory on a whole history."""

@@ -176,10 +176,12 @@ class Posterior:
         log_class = joint[0] if len(joint) == 1 else logsumexp(joint, axis=0)
         reading = np.exp(joint - log_class)
 
-        logs = self._log_prior + log_class[self._class]
+        logs = log_class.take(self._class)
+        logs += self._log_prior
         log_nowhere = np.log(self.priors.nowhere) + log_class[0]
         most = max(float(logs.max()), log_nowhere)
-        weights: Floats = np.exp(logs - most)
+        logs -= most
+        weights: Floats = np.exp(logs, out=logs)
         nowhere = float(np.exp(log_nowhere - most))
         scale = 1 / (float(weights.sum()) + nowhere)
         weights *= scale
@@ -238,9 +240,7 @@ class Posterior:
     def crash_chance(self, view: View, v: int) -> float:
         """Return how likely the next run at v crashes, if nothing hides it; v has been looked at before."""
         inside = self._inside[:, self._place[v]]
-        mass = np.bincount(self._class, weights=view.weights, minlength=len(inside))
-        mass[0] = view.nowhere
-        return float(mass @ np.where(inside, view.with_culprit, view.without))
+        return float(self._mass(view) @ np.where(inside, view.with_culprit, view.without))
 
     def gain(self, view: View, runs: int = 1) -> tuple[Floats, Floats]:
         """Return what testing each revision is expected to tell about the culprit, in bits, and in how many
@@ -251,22 +251,31 @@ class Posterior:
         else:
             quiet_in = (view.reading * self.priors.crash.silence(*view.inside, runs)).sum(axis=0)
             quiet_out = (view.reading * self.priors.false.silence(*view.outside, runs)).sum(axis=0)
-        weights, of = view.weights, self._class
-        mass = np.bincount(of, weights=weights, minlength=len(quiet_in))
-        mass[0] = view.nowhere
+        mass = self._mass(view)
         known_in, known_out = _neg_entropy(quiet_in), _neg_entropy(quiet_out)
-        quiet = float(mass @ quiet_out) + self.sums.sums(weights * (quiet_in - quiet_out).take(of))
-        gains = float(mass @ known_out) + self.sums.sums(weights * (known_in - known_out).take(of))
-        np.clip(quiet, 0, 1, out=quiet)
-        gains -= _neg_entropy(quiet)
+        quiet = float(mass @ quiet_out) + self._sums(view, quiet_in - quiet_out)
+        gains = float(mass @ known_out) + self._sums(view, known_in - known_out)
+        np.clip(quiet, 1e-12, 1 - 1e-12, out=quiet)
+        log_quiet = np.log(quiet)
+        gains -= quiet * log_quiet
+        crash = 1 - quiet
+        gains -= crash * np.log(crash)
         gains /= _LN2
         np.maximum(gains, 0, out=gains)
         if runs == 1:
             return gains, np.ones(1)
-        once = quiet ** (1 / runs)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            length = np.where(once < 1 - 1e-9, (1 - quiet) / (1 - once), runs)
-        return gains, length
+        log_quiet /= runs
+        return gains, crash / -np.expm1(log_quiet)
+
+    def _mass(self, view: View) -> Floats:
+        """Return the probability of each class of candidates."""
+        mass = np.asarray(np.bincount(self._class, view.weights, self.classes), dtype=np.float64)
+        mass[0] = view.nowhere
+        return mass
+
+    def _sums(self, view: View, by_class: Floats) -> Floats:
+        """Return the sum over each revision's ancestors of their weight times something of their class."""
+        return self.sums.sums(view.weights * by_class.take(self._class))
 
     def dead_ends(self, view: View, runs: int) -> list[int]:
         """Return the revisions where at least so many runs all ended with crashes that are something else."""

@@ -62,6 +62,8 @@ class History:
     members: int
     probability: float
     culprit_broken: bool = False
+    crossed: tuple[tuple[float, float, bool], ...] = ()
+    """For each level asked for: it, the belief when that was first reached, and whether it was right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +165,12 @@ class Simulated:
         return ("other", "renamed") if draws[2] < world.renamed else ("crash", None)
 
 
-def simulate_one(simulated: Simulated, search: Search, *, jobs: int = 1) -> History:
+def simulate_one(
+    simulated: Simulated, search: Search, *, jobs: int = 1, levels: tuple[float, ...] = ()
+) -> History:
     """Run one bisection to its end: in rounds of ``jobs`` runs, each round chosen before any result of it."""
     runs = rounds = 0
+    crossed: dict[float, tuple[float, float, bool]] = {}
     verdict: Verdict | None = None
     while verdict is None and runs < _GIVE_UP:
         batch: list[int] = []
@@ -182,6 +187,10 @@ def simulate_one(simulated: Simulated, search: Search, *, jobs: int = 1) -> Hist
         runs += len(batch)
         rounds += 1
         verdict = search.verdict()
+        best = int(search.view.weights.argmax()) if levels else 0
+        for level in levels:
+            if level not in crossed and search.view.weights[best] >= level:
+                crossed[level] = (level, float(search.view.weights[best]), best == simulated.culprit)
     members = verdict.members if verdict is not None else ()
     return History(
         runs=runs,
@@ -193,6 +202,7 @@ def simulate_one(simulated: Simulated, search: Search, *, jobs: int = 1) -> Hist
         members=len(members),
         probability=verdict.probability if verdict is not None else float(search.view.weights.max()),
         culprit_broken=bool(simulated.broken[simulated.culprit]),
+        crossed=tuple(crossed.values()),
     )
 
 
@@ -227,6 +237,7 @@ def simulate_history(
     confidence: float = 0.998,
     priors: Priors | None = None,
     tuning: Tuning | None = None,
+    levels: tuple[float, ...] = (),
 ) -> History:
     """Simulate the bisection with this number."""
     search = Search(
@@ -237,7 +248,7 @@ def simulate_history(
         tuning=tuning or Tuning(),
     )
     rng = np.random.default_rng([seed, number])
-    return simulate_one(Simulated(sums, world, rng), search, jobs=jobs)
+    return simulate_one(Simulated(sums, world, rng), search, jobs=jobs, levels=levels)
 
 
 def summarize(each: list[History], seed: int) -> Summary:
