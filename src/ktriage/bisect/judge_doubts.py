@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ktriage.bisect.foreign_types import ForeignLog
     from ktriage.bisect.judge import Weighed
     from ktriage.bisect.judge_evidence import Observed
+    from ktriage.bisect.judge_runs import Coincidence
     from ktriage.bisect.judge_types import Weight
 
 _FIRST = ("belief", "range", "no-answer", "cut", "run-number")
@@ -39,7 +40,7 @@ def _of_runs(weighed: Weighed) -> Iterator[Doubt]:
     tests = weighed.evidence.tests
     found = coincidence(test.revision for test in tests)
     if found is not None and found.chance < 0.05:
-        yield _run_number(weighed, found.number, found.missed, found.revisions, found.of, found.chance)
+        yield _run_number(weighed, found)
     start = next((test for test in tests if test.revision.purpose == "start" and test.telling), None)
     if start is not None and weighed.log.tool != "git" and start.ok and start.crashed:
         weight: Weight = "strong" if start.crashed * 2 < start.telling else "weak"
@@ -71,33 +72,25 @@ def _of_runs(weighed: Weighed) -> Iterator[Doubt]:
         )
 
 
-def _run_number(
-    weighed: Weighed,
-    number: int,
-    missed: bool,
-    revisions: tuple[str, ...],
-    of: int,
-    chance: float,
-) -> Doubt:
-    names = ", ".join(commit[:12] for commit in revisions)
-    what = "run without a crash" if missed else "run with a crash"
-    each = "each of the" if len(revisions) == of else f"{len(revisions)} of the"
-    odds = f", 1 in {round(1 / chance):,}" if chance > 0 else ""
-    again = weigh(weighed.log, weighed.places, without=number)
-    claimed = again.claimed
+def _run_number(weighed: Weighed, found: Coincidence) -> Doubt:
+    names = ", ".join(commit[:12] for commit in found.revisions)
+    what = f"{'the' if found.sole else 'a'} run {'without' if found.missed else 'with'} a crash"
+    each = "each of the" if len(found.revisions) == found.of else f"{len(found.revisions)} of the"
+    odds = f", 1 in {round(1 / found.chance):,}" if found.chance > 0 else ""
+    claimed = weigh(weighed.log, weighed.places, without=found.number).claimed
     rest = "" if claimed is None else f" Without them, the commit that is named has {say(claimed)}."
     return Doubt(
         "run-number",
         "strong",
-        f"the {what} is run #{number} at {each} {of} revisions with the bug where some runs crash and"
+        f"{what} is run #{found.number} at {each} {found.of} revisions with the bug where some runs crash and"
         f" some do not ({names}). If all runs were alike, one number would stand out so with a probability of"
-        f" {say(chance)}{odds}: it is the run's number, or its machine, that decides.{rest}",
+        f" {say(found.chance)}{odds}: it is the run's number, or its machine, that decides.{rest}",
         {
-            "run": number,
-            "missed": missed,
-            "revisions": list(revisions),
-            "of": of,
-            "chance": chance,
+            "run": found.number,
+            "missed": found.missed,
+            "revisions": list(found.revisions),
+            "of": found.of,
+            "chance": found.chance,
             "claimed_without": claimed,
         },
     )

@@ -24,7 +24,7 @@ class Coincidence:
     """Runs of one number that stand out at ``revisions``: without a crash there, or with the only one.
 
     ``of`` counts the bad revisions at which some runs crashed and some did not, as the log lists them.
-    ``chance`` is the probability that some number stands out like that, if all runs of a revision are alike.
+    ``sole`` says that each of them has but that one such run. ``chance`` is the probability that some number stands out like that, if all runs of a revision are alike.
     """
 
     number: int
