@@ -24,7 +24,8 @@ class Coincidence:
     """Runs of one number that stand out at ``revisions``: without a crash there, or with the only one.
 
     ``of`` counts the bad revisions at which some runs crashed and some did not, as the log lists them.
-    ``sole`` says that each of them has but that one such run. ``chance`` is the probability that some number stands out like that, if all runs of a revision are alike.
+    ``sole`` says that each of them has but that one such run. ``chance`` is the probability that some number
+    stands out like that, if all runs of a revision are alike.
     """
 
     number: int
@@ -38,15 +39,11 @@ class Coincidence:
 def coincidence(revisions: Iterable[ForeignRevision]) -> Coincidence | None:
     """Return the run number that stands out most at the bad revisions, None where none does."""
     mixed = [table for table in map(_table, revisions) if table is not None]
-    found = [
-        one
-        for missed in (True, False)
-        for one in [
-            _standing_out([(name, rare) for name, rare, is_miss in mixed if is_miss == missed], missed)
-        ]
-        if one is not None
-    ]
-    return min(found, key=lambda one: one.chance, default=None)
+    found = []
+    for missed in (True, False):
+        tables = [(name, rare) for name, rare, is_miss in mixed if is_miss == missed]
+        found.append(_standing_out(tables, missed=missed))
+    return min(filter(None, found), key=lambda one: one.chance, default=None)
 
 
 def _table(revision: ForeignRevision) -> tuple[str, dict[int, bool], bool] | None:
@@ -61,7 +58,7 @@ def _table(revision: ForeignRevision) -> tuple[str, dict[int, bool], bool] | Non
     return revision.commit, {number: value != missed for number, value in crashed.items()}, missed
 
 
-def _standing_out(tables: list[tuple[str, dict[int, bool]]], missed: bool) -> Coincidence | None:
+def _standing_out(tables: list[tuple[str, dict[int, bool]]], *, missed: bool) -> Coincidence | None:
     numbers = sorted({number for _, rare in tables for number in rare})
     best: Coincidence | None = None
     total = 0.0
