@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import io
 import json
 import sys
@@ -68,11 +67,9 @@ def _symbolized(finding: Crash | Flood, args: argparse.Namespace) -> Crash | Flo
 
     if not isinstance(finding, Crash) or (args.vmlinux is None and args.modules is None):
         return finding
-    symbolize = importlib.import_module("ktriage.symbols.symbolize")
-    symbolized: Crash = symbolize.symbolize_crash(
-        finding, vmlinux=args.vmlinux, modules=args.modules, note=_note
-    )
-    return symbolized
+    from ktriage.symbols.symbolize import symbolize_crash
+
+    return symbolize_crash(finding, vmlinux=args.vmlinux, modules=args.modules, note=_note)
 
 
 def _note(text: str) -> None:
