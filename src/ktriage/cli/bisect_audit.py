@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ktriage.errors import MachineryError
+from ktriage.errors import UserError
 
 if TYPE_CHECKING:
     import argparse
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             args.page.write_text(render_audit_page(found), encoding="utf-8", errors="replace")
         except OSError as error:
-            raise MachineryError(f"{args.page}: {error.strerror}", path=str(args.page)) from error
+            raise UserError(f"{args.page}: {error.strerror}", path=str(args.page)) from error
     if args.json:
         sys.stdout.write(json.dumps(found.to_json()) + "\n")
         return 0
