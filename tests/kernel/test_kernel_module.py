@@ -10,7 +10,7 @@ from ktriage.errors import MachineryError, UserError
 from ktriage.kernel import FolderSources, Kernel, RevisionSources, build_module, packaged_kernel
 from ktriage.kernel import module as module_file
 from ktriage.kernel.debian import resolve
-from ktriage.kernel.module import first_error
+from ktriage.kernel.make import first_error
 
 SOURCE = """#include <linux/module.h>
 static int __init hello_init(void) { WARN_ON(%s); return 0; }

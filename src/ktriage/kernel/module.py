@@ -10,15 +10,15 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from ktriage.cache import cache_root, cached, digest
-from ktriage.errors import MachineryError, UserError
+from ktriage.errors import UserError
 from ktriage.history.tree import apply_patches
+from ktriage.kernel.make import run_make
 from ktriage.kernel.signature import module_signature
 from ktriage.kernel.sources import Sources
 from ktriage.kernel.types import Kernel
@@ -32,7 +32,6 @@ ARGUMENTS = ("CONFIG_DEBUG_INFO_BTF_MODULES=",)
 """For make: BTF needs pahole and a vmlinux, and nothing here reads it."""
 
 BUILD_TIMEOUT = 600.0
-FULL_DISK = "No space left on device"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,40 +127,13 @@ def _make(folder: Path, source: Path, headers: Path, name: str, timeout: float) 
         "modules",
     ]
     began = time.monotonic()
-    with (folder / "build.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            env={**os.environ, "LC_ALL": "C"},
-        )  # fmt: skip
-        try:
-            code = process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            code = None
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+    error = run_make(command, folder / "build.log", timeout)
     seconds = time.monotonic() - began
-    text = (folder / "build.log").read_text(errors="replace")
-    if FULL_DISK in text:
-        raise MachineryError(f"the build of {name} was cut short: {FULL_DISK}")
-    if code is not None and code < 0:
-        raise MachineryError(f"the build of {name} was killed by signal {-code}")
-    if code is None:
-        return f"the build took over {timeout:.0f} s", seconds
-    if code:
-        return first_error(text).replace(f"{source}/", ""), seconds
+    if error is not None:
+        return error.replace(f"{source}/", ""), seconds
     built = source / f"{name}.ko"
     if not built.is_file():
         others = ", ".join(sorted(str(path.relative_to(source)) for path in source.rglob("*.ko"))) or "none"
         raise UserError(f"the build makes no {name}.ko (modules it makes: {others})", hint="[module] name")
     shutil.copy(built, folder / f"{name}.ko")
     return None, seconds
-
-
-def first_error(log: str) -> str:
-    """Return the line of a build log that says what failed first."""
-    lines = log.splitlines()
-    telling = [line for line in lines if re.search(r"\berror\b|\bundefined!|\bfatal\b", line, re.IGNORECASE)]
-    stopped = [line for line in lines if " *** " in line]
-    return (telling or stopped or lines or ["make failed without a word"])[0].strip()

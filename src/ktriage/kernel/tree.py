@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 import shutil
-import signal
 import struct
 import subprocess
 import time
@@ -26,25 +25,14 @@ from ktriage.cache import cache_root, cached, digest, locked
 from ktriage.errors import MachineryError, UserError
 from ktriage.kernel.config import Config, configure
 from ktriage.kernel.debian import fetch
-from ktriage.kernel.module import FULL_DISK, first_error
+from ktriage.kernel.make import run_make
 from ktriage.kernel.types import Kernel
 
 Progress = Callable[[str], None]
 
 BUILD_TIMEOUT = 7200.0
-KILLED = re.compile(r"^.*(Killed signal terminated program|Error 137|\bKilled$).*$", re.MULTILINE)
-"""What is left in a build's log where the machine ended a compiler: it ran out of memory."""
-
 NOT_CODE = (".notes", ".note.", ".BTF")
 """Sections of a vmlinux that say who and when, not what; by the beginning of their names."""
-
-FIXED = {
-    "KBUILD_BUILD_USER": "ktriage",
-    "KBUILD_BUILD_HOST": "ktriage",
-    "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 1970",
-    "KBUILD_BUILD_VERSION": "1",
-    "LC_ALL": "C",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +111,7 @@ def build_tree(
         command = ["make", "-C", str(tree), f"O={out}", f"CC={compiler}", f"-j{jobs or os.cpu_count() or 1}"]
         # Without the map the tree's folder would stand in the debug information.
         command += [f"KCFLAGS=-ffile-prefix-map={tree}/=", "bzImage", "modules"]
-        error = _make(command, log, timeout)
+        error = run_make(command, log, timeout)
         if error is not None:
             error = error.replace(f"{tree}/", "").replace(f"{out}/", "")
             return TreeBuild(None, None, error, out, log, time.monotonic() - began)
@@ -136,49 +124,6 @@ def build_tree(
 def _built(out: Path) -> Kernel:
     release = (out / "include/config/kernel.release").read_text().strip()
     return Kernel(image=out / "arch/x86/boot/bzImage", release=release, headers=out, vmlinux=out / "vmlinux")
-
-
-def _make(command: list[str], log: Path, timeout: float) -> str | None:
-    """Run make into ``log`` and return what went wrong with the sources, or None."""
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            # However we end, make gets a SIGTERM, and passes it on to the compilers.
-            ["setpriv", "--pdeathsig", "TERM", *command],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={**os.environ, **FIXED},
-        )
-        try:
-            code = process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            code = None
-        finally:
-            # Also on ctrl-C: no compiler outlives us, and make removes what it was about to write.
-            if process.poll() is None:
-                _end(process)
-    text = log.read_text(errors="replace")
-    if code is None:
-        return f"the build took over {timeout:g} s"
-    if FULL_DISK in text:
-        raise MachineryError(f"the build was cut short: {FULL_DISK}", log=str(log))
-    if killed := KILLED.search(text) if code else None:
-        raise MachineryError(f"the machine ended a compiler: {killed[0].strip()}", log=str(log))
-    if code < 0:
-        raise MachineryError(f"the build was killed by signal {-code}", log=str(log))
-    return first_error(text) if code else None
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        os.killpg(process.pid, number)
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            continue
-        return
-    process.wait()
 
 
 def image_signature(vmlinux: Path) -> str:
