@@ -109,7 +109,7 @@ class Text:
     def instruction(self, start: int) -> int:
         """Return the offset of an instruction in the middle of a function."""
         code = self._code[start - self._start : start - self._start + self.size(start)]
-        offsets = [address - start for address, *_ in self._engine.disasm_lite(code, start)]
+        offsets: list[int] = [address - start for address, *_ in self._engine.disasm_lite(code, start)]
         return offsets[len(offsets) // 2]
 
     def name(self, start: int) -> str:
