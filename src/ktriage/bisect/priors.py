@@ -63,7 +63,7 @@ class Priors:
 
     With the culprit, more than half of the weight is on reproducers that hardly ever miss; the rest leaves
     the rate open, but for rates so low that nobody would bisect with them. Without it, a crash of the hunted
-    kind is rare. ``already`` is the chance that the good revision
+    kind is rare, and of what order is open. ``already`` is the chance that the good revision
     has the culprit, ``nowhere`` that no commit has it.
     """
 
@@ -75,10 +75,11 @@ class Priors:
     @staticmethod
     def default(rate: tuple[int, int] | None = None) -> Priors:
         """Return the priors for a crash whose history says ``rate``: (runs with the crash, runs)."""
-        parts: tuple[tuple[float, float, float], ...] = ((0.6, 20.0, 0.6), (0.4, 2.0, 2.0))
+        parts: tuple[tuple[float, float, float], ...] = ((0.55, 16.0, 0.6), (0.45, 2.0, 1.6))
         if rate is not None:
             # The history is of other kernels and machines, so it counts for a tenth of its runs, 20 at most.
             hits, runs = rate
             scale = min(0.1, 20 / max(runs, 1))
             parts = (*parts, (4.0, 1 + hits * scale, 1 + (runs - hits) * scale))
-        return Priors(BetaMixture(parts), BetaMixture(((1.0, 0.5, 100.0),)))
+        false = tuple((0.2, 1.0, 1 / mean) for mean in (3e-4, 1e-3, 3e-3, 1e-2, 3e-2))
+        return Priors(BetaMixture(parts), BetaMixture(false))
