@@ -89,7 +89,7 @@ static noinline void mishap_free_held(void)
 	struct thing *thing = kzalloc(sizeof(*thing), GFP_KERNEL);
 
 	set_up(thing);
-	spin_lock(&thing->lock);
+	mutex_lock(&thing->mutex);
 	kfree(thing);
 }
 
@@ -127,17 +127,17 @@ static noinline void mishap_nap_in_rcu(void)
 	rcu_read_unlock();
 }
 
-static noinline void mishap_processor_id(void)
+static noinline void mishap_which_cpu(void)
 {
 	pr_info("on CPU %d\n", smp_processor_id());
 }
 
-static noinline void mishap_this_cpu_add(void)
+static noinline void mishap_bump_counter(void)
 {
 	__this_cpu_add(counter, 1);
 }
 
-static noinline void mishap_this_cpu_read(void)
+static noinline void mishap_read_counter(void)
 {
 	pr_info("%d\n", __this_cpu_read(counter));
 }
@@ -188,9 +188,9 @@ const struct mishap mishap_locks[] = {
 	{"follow-unprotected", mishap_follow_unprotected},
 	{"walk-unprotected", mishap_walk_unprotected},
 	{"nap-in-rcu", mishap_nap_in_rcu},
-	{"processor-id", mishap_processor_id},
-	{"this-cpu-add", mishap_this_cpu_add},
-	{"this-cpu-read", mishap_this_cpu_read},
+	{"which-cpu", mishap_which_cpu},
+	{"bump-counter", mishap_bump_counter},
+	{"read-counter", mishap_read_counter},
 	{"work-leaves-lock", mishap_work_leaves_lock},
 	{"bad-magic", mishap_bad_magic},
 	{"give-back-twice", mishap_give_back_twice},

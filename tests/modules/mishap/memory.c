@@ -64,7 +64,7 @@ static noinline void mishap_invalid_free(void)
 
 static noinline char *mishap_allocate(void)
 {
-	return kmalloc(SIZE, GFP_KERNEL);
+	return kmalloc(SIZE, GFP_ATOMIC);
 }
 
 static noinline void mishap_release(void *object)
@@ -106,9 +106,10 @@ static noinline void mishap_write_beyond(void)
 
 static noinline void mishap_stack_beyond(void)
 {
-	volatile char frame[SIZE] = "";
+	char frame[SIZE] = "";
+	char *volatile p = frame;
 
-	pr_info("%d\n", frame[beyond]);
+	pr_info("%d\n", READ_ONCE(p[beyond]));
 }
 
 static char global[SIZE] = "global";
@@ -118,7 +119,7 @@ static noinline void mishap_global_beyond(void)
 	pr_info("%d\n", READ_ONCE(*(global + beyond)));
 }
 
-static noinline void mishap_vmalloc_beyond(void)
+static noinline void mishap_beyond_pages(void)
 {
 	char *object = vmalloc(PAGE_SIZE - 8);
 
@@ -285,7 +286,7 @@ const struct mishap mishap_memory[] = {
 	{"write-beyond", mishap_write_beyond},
 	{"stack-beyond", mishap_stack_beyond},
 	{"global-beyond", mishap_global_beyond},
-	{"vmalloc-beyond", mishap_vmalloc_beyond},
+	{"beyond-pages", mishap_beyond_pages},
 	{"read-freed-by-rcu", mishap_read_freed_by_rcu},
 	{"copy-freed", mishap_copy_freed},
 	{"guarded-read", mishap_guarded_read},

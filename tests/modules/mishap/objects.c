@@ -34,7 +34,7 @@ static noinline void mishap_free_active_timer(void)
 	kfree(thing);
 }
 
-static noinline void mishap_timer_not_set_up(void)
+static noinline void mishap_arm_unset(void)
 {
 	struct thing *thing = kzalloc(sizeof(*thing), GFP_KERNEL);
 
@@ -94,7 +94,7 @@ static noinline void mishap_inode_in_use(void)
 
 const struct mishap mishap_objects[] = {
 	{"free-active-timer", mishap_free_active_timer},
-	{"timer-not-set-up", mishap_timer_not_set_up},
+	{"arm-unset", mishap_arm_unset},
 	{"work-not-set-up", mishap_work_not_set_up},
 	{"reclaim-twice", mishap_reclaim_twice},
 	{"registered-twice", mishap_registered_twice},

@@ -47,10 +47,23 @@ static noinline void mishap_lock_with_lock(void)
 	spin_unlock(&spinlock);
 }
 
+static void reclaim(struct rcu_head *unused)
+{
+}
+
+/* RCU stalls only where somebody waits for it. */
+static void wait_for_rcu(void)
+{
+	static struct rcu_head head;
+
+	call_rcu(&head, reclaim);
+}
+
 static noinline void mishap_busy(void)
 {
 	unsigned long end = jiffies + 60 * HZ;
 
+	wait_for_rcu();
 	preempt_disable();
 	while (time_before(jiffies, end))
 		cpu_relax();
@@ -61,6 +74,7 @@ static noinline void mishap_busy_reader(void)
 {
 	unsigned long end = jiffies + 60 * HZ;
 
+	wait_for_rcu();
 	rcu_read_lock();
 	while (time_before(jiffies, end))
 		cpu_relax();
@@ -69,6 +83,7 @@ static noinline void mishap_busy_reader(void)
 
 static noinline void mishap_busy_irqs_off(void)
 {
+	wait_for_rcu();
 	local_irq_disable();
 	for (;;)
 		cpu_relax();
