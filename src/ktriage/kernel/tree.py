@@ -31,6 +31,7 @@ from ktriage.kernel.types import Kernel
 Progress = Callable[[str], None]
 
 BUILD_TIMEOUT = 7200.0
+STAMP = ".ktriage-configured"
 NOT_CODE = (".notes", ".note.", ".BTF")
 """Sections of a vmlinux that say who and when, not what; by the beginning of their names."""
 
@@ -106,7 +107,8 @@ def build_tree(
     log = out / "build.log"
     with locked(out.with_name(out.name + ".lock")):
         began = time.monotonic()
-        configure(tree, out, config, compiler=compiler)
+        if not _is_configured(tree, out):
+            configure(tree, out, config, compiler=compiler)
         progress(f"building {tree.name} in {out}")
         command = ["make", "-C", str(tree), f"O={out}", f"CC={compiler}", f"-j{jobs or os.cpu_count() or 1}"]
         # Without the map the tree's folder would stand in the debug information.
@@ -115,10 +117,30 @@ def build_tree(
         if error is not None:
             error = error.replace(f"{tree}/", "").replace(f"{out}/", "")
             return TreeBuild(None, None, error, out, log, time.monotonic() - began)
+        (out / STAMP).write_text(_configuration(tree, out))
         kernel = _built(out)
         seconds = time.monotonic() - began
     assert kernel.vmlinux
     return TreeBuild(kernel, image_signature(kernel.vmlinux), None, out, log, seconds)
+
+
+def _configuration(tree: Path, out: Path) -> str:
+    """Return a hash of the .config and of all Kconfig files that it came from; empty where not known.
+
+    kconfig lists the files in include/config/auto.conf.cmd, relative to the tree.
+    """
+    try:
+        listed = (out / "include/config/auto.conf.cmd").read_text().split("\n\n", 1)[0]
+        names = listed.replace("\\\n", " ").removeprefix("deps_config :=").split()
+        return digest(out / ".config", *(path for name in names if (path := tree / name).is_file()))
+    except FileNotFoundError:
+        return ""
+
+
+def _is_configured(tree: Path, out: Path) -> bool:
+    """Return whether configuring again would change nothing: it takes longer than many a build."""
+    stamp = out / STAMP
+    return stamp.is_file() and stamp.read_text() == _configuration(tree, out) != ""
 
 
 def _built(out: Path) -> Kernel:
