@@ -247,12 +247,14 @@ def _numbers(answer: Answer) -> Iterator[str]:
         yield f"{title}: {kind} (probability {max(chance, 1 - chance):.3f})"
     check = answer.verification
     if check is not None:
+        parent = {"ok": ", and its parent is free of the crash", "crashes": ", and its parent crashes too"}
         said = {
-            "gone": "it reverts on top of bad, and the crash is gone",
-            "stays": "reverted, the crash stays",
+            "gone": "without it the bad revision is free of the crash",
+            "stays": "without it the crash stays",
+            "untestable": "the bad revision can't be tested without it" + parent.get(check.parent, ""),
         }
-        how = said.get(check.reverted, "it does not revert on top of bad")
-        yield f"checked with {check.runs} more runs: {how}; its own revision {check.culprit}"
+        how = said.get(check.reverted, "it does not revert cleanly" + parent.get(check.parent, ""))
+        yield f"checked with {check.runs} more runs: its own revision {check.culprit}; {how}"
     for prior in answer.priors:
         yield f"prior: {prior}"
     if answer.log:
