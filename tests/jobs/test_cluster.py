@@ -16,10 +16,8 @@ import pytest
 from ktriage.bisect.log import read_log
 from ktriage.errors import MachineryError, UserError
 from ktriage.jobs.cluster import cluster
-from ktriage.jobs.demo import example_folder, make_repository
 
 pytest.importorskip("distributed")
-KTRIAGE = [sys.executable, "-m", "ktriage"]
 
 
 class Cluster:
@@ -108,25 +106,12 @@ def test_errors_keep_their_family(dask: Cluster) -> None:
 
 @pytest.mark.vm
 @pytest.mark.timeout(900)
-def test_a_worker_that_dies_in_the_middle(dask: Cluster, tmp_path: Path) -> None:
-    example = example_folder()
-    history = make_repository(example, tmp_path / "repo")
+def test_a_worker_that_dies_in_the_middle(dask: Cluster, example, tmp_path: Path) -> None:
     first, _ = dask.add_worker("--resources", "vm=1"), dask.add_worker("--resources", "vm=1")
     wait_for(dask.address, 2)
     log = tmp_path / "bisection.jsonl"
-    command = [
-        *KTRIAGE,
-        "bisect",
-        "run",
-        "--spec",
-        str(example / "ktriage.toml"),
-        "--repo",
-        str(tmp_path / "repo"),
-    ]
-    command += ["--good", history["good"], "--bad", history["bad"], "--log", str(log), "--json"]
-    run = subprocess.Popen(
-        [*command, "--cluster", dask.address], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    command = example.bisect(log, "--json", "--cluster", dask.address)
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 300
     while (
         time.monotonic() < deadline
@@ -138,7 +123,7 @@ def test_a_worker_that_dies_in_the_middle(dask: Cluster, tmp_path: Path) -> None
     out, errors = run.communicate(timeout=600)
     assert run.returncode == 0, errors
     answer = json.loads(out.splitlines()[-1])
-    assert answer["culprit"] == history["culprit"]
+    assert answer["culprit"] == example.culprit
     runs = read_log(log).runs
     attempts = [one.attempt for one in runs]
     assert len(set(attempts)) == len(attempts)

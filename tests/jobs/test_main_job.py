@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from ktriage.bisect.log import read_log
-from ktriage.jobs.demo import example_folder, make_repository
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 KTRIAGE = [sys.executable, "-m", "ktriage"]
@@ -61,31 +60,14 @@ def test_the_demo_finds_the_planted_commit(tmp_path: Path) -> None:
     assert "holds something that no demo made" in done.stderr
 
 
-def test_a_killed_bisection_goes_on_where_it_was(tmp_path: Path) -> None:
-    example = example_folder()
-    history = make_repository(example, tmp_path / "repo")
-    head = subprocess.run(["git", "-C", tmp_path / "repo", "status", "-b", "-s"], capture_output=True).stdout
+def git(repo: Path, *arguments: str) -> bytes:
+    return subprocess.run(["git", "-C", repo, *arguments], capture_output=True, check=True).stdout
+
+
+def test_a_killed_bisection_goes_on_where_it_was(example, tmp_path: Path) -> None:
+    head = git(example.repo, "status", "-b", "-s")
     log = tmp_path / "bisection.jsonl"
-    command = [
-        *KTRIAGE,
-        "bisect",
-        "run",
-        "--spec",
-        str(example / "ktriage.toml"),
-        "--repo",
-        str(tmp_path / "repo"),
-    ]
-    command += [
-        "--good",
-        history["good"],
-        "--bad",
-        history["bad"],
-        "--log",
-        str(log),
-        "--jobs",
-        "2",
-        "--json",
-    ]
+    command = example.bisect(log, "--jobs", "2", "--json")
     first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path)
     try:
         deadline = time.monotonic() + 300
@@ -109,15 +91,13 @@ def test_a_killed_bisection_goes_on_where_it_was(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])
-    assert answer["culprit"] == history["culprit"]
+    assert answer["culprit"] == example.culprit
     assert answer["probability"] >= 0.998
     attempts = [run.attempt for run in read_log(log).runs]
     assert attempts[: len(before)] == before
     assert len(set(attempts)) == len(attempts)
-    after = subprocess.run(["git", "-C", tmp_path / "repo", "status", "-b", "-s"], capture_output=True).stdout
-    assert after == head
-    trees = subprocess.run(["git", "-C", tmp_path / "repo", "worktree", "list"], capture_output=True).stdout
-    assert trees.count(b"\n") == 1
+    assert git(example.repo, "status", "-b", "-s") == head
+    assert git(example.repo, "worktree", "list").count(b"\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -130,27 +110,10 @@ def test_a_killed_bisection_goes_on_where_it_was(tmp_path: Path) -> None:
         (["--spec", "/"], "Is a directory"),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_runs(tmp_path: Path, change: list[str], message: str) -> None:
-    example = example_folder()
-    history = make_repository(example, tmp_path / "repo")
-    command = [
-        *KTRIAGE,
-        "bisect",
-        "run",
-        "--spec",
-        str(example / "ktriage.toml"),
-        "--repo",
-        str(tmp_path / "repo"),
-    ]
-    command += [
-        "--good",
-        history["good"],
-        "--bad",
-        history["bad"],
-        "--log",
-        str(tmp_path / "log.jsonl"),
-        *change,
-    ]
+def test_what_is_wrong_is_said_before_anything_runs(
+    example, tmp_path: Path, change: list[str], message: str
+) -> None:
+    command = example.bisect(tmp_path / "log.jsonl", *change)
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from scipy.stats import fisher_exact
 
-from ktriage.jobs.demo import example_folder, make_repository
 from ktriage.jobs.lab import open_lab
 from ktriage.jobs.repro import Rate, measure_rate
 from ktriage.trial import load_spec
@@ -17,23 +16,15 @@ from ktriage.trial import load_spec
 RUNS = 24
 
 
-@pytest.fixture(scope="module")
-def history(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return the example's history, with its place under ``repo``."""
-    place = tmp_path_factory.mktemp("history") / "repo"
-    return {**make_repository(example_folder(), place), "repo": str(place)}
-
-
-def rate(history: dict[str, str], place: Path, *, restore: bool, runs: int = RUNS) -> Rate:
-    spec = load_spec(example_folder() / "ktriage.toml")
-    lab = open_lab(spec, place, repo=Path(history["repo"]), restore=restore)
-    return measure_rate(lab, runs, commit=history["culprit"], jobs=2)
+def rate(example, place: Path, *, restore: bool, runs: int = RUNS) -> Rate:
+    lab = open_lab(load_spec(example.spec), place, repo=example.repo, restore=restore)
+    return measure_rate(lab, runs, commit=example.culprit, jobs=2)
 
 
 @pytest.mark.vm
-def test_restored_guests_crash_as_often_as_booted_ones(history: dict[str, str], tmp_path: Path) -> None:
-    restored = rate(history, tmp_path / "restored", restore=True)
-    booted = rate(history, tmp_path / "booted", restore=False)
+def test_restored_guests_crash_as_often_as_booted_ones(example, tmp_path: Path) -> None:
+    restored = rate(example, tmp_path / "restored", restore=True)
+    booted = rate(example, tmp_path / "booted", restore=False)
     assert restored.outcomes.get("infra", 0) + booted.outcomes.get("infra", 0) <= 2
     # Neither always nor never: each guest draws its own luck.
     assert 0 < restored.outcomes["crashed"] < restored.runs
@@ -44,17 +35,24 @@ def test_restored_guests_crash_as_often_as_booted_ones(history: dict[str, str], 
 
 
 @pytest.mark.vm
-def test_repro_run_as_a_person_would(history: dict[str, str], tmp_path: Path) -> None:
-    spec = example_folder() / "ktriage.toml"
-    command = [sys.executable, "-m", "ktriage", "repro", "run", str(spec), "-n", "3", "--out", str(tmp_path)]
-    good = subprocess.run(
-        [*command, "--repo", history["repo"], "--rev", history["good"]], capture_output=True, text=True
-    )
+def test_repro_run_as_a_person_would(example, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "ktriage",
+        "repro",
+        "run",
+        str(example.spec),
+        "-n",
+        "3",
+        "--out",
+        str(tmp_path),
+    ]
+    command += ["--repo", str(example.repo), "--rev"]
+    good = subprocess.run([*command, example.good], capture_output=True, text=True)
     assert good.returncode == 1, good.stderr
     assert "crash rate 0%" in good.stdout
-    wrong = subprocess.run(
-        [*command, "--repo", history["repo"], "--rev", "nothing"], capture_output=True, text=True
-    )
+    wrong = subprocess.run([*command, "nothing"], capture_output=True, text=True)
     assert wrong.returncode == 2
     assert wrong.stderr.count("\n") == 1
     assert "unknown revision 'nothing'" in wrong.stderr
