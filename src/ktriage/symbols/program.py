@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 MODULES_BASE = 0xFFFFFFFF_D0000000
 """Where made-up addresses of modules begin: above every vmlinux, so that nothing overlaps."""
 MODULE_STEP = 0x1000000
+BANNER = b"Linux version "
+"""What ``linux_banner`` begins with (init/version.c); the release follows."""
+MOST_OF_BANNER = 256
 MODULE_SUFFIXES = (".ko", ".ko.debug")
 _ALLOC, _EXEC = 2, 4
 
@@ -43,14 +47,16 @@ _ARCHITECTURES = {
 class ElfLayout:
     """What has to be known of an ELF file before drgn gets it.
 
-    ``loads`` are its segments with an address, ``sections`` name, size and alignment of what is loaded,
-    ``text`` the executable sections' (name, start, end) as linked.
+    ``loads`` are its segments with an address, ``contents`` where their bytes are: (address, offset in the
+    file, bytes there). ``sections`` are name, size and alignment of what is loaded, ``text`` the executable
+    sections' (name, start, end) as linked.
     """
 
     path: Path
     platform: drgn.Platform
     build_id: str | None
     loads: tuple[tuple[int, int], ...]
+    contents: tuple[tuple[int, int, int], ...]
     sections: tuple[tuple[str, int, int], ...]
     text: tuple[tuple[str, int, int], ...]
 
@@ -93,7 +99,8 @@ def _layout(path: Path, elf: ELFFile) -> ElfLayout:
         flags |= drgn.PlatformFlags.IS_LITTLE_ENDIAN
     if elf.elfclass == 64:
         flags |= drgn.PlatformFlags.IS_64_BIT
-    loads = [(s["p_vaddr"], s["p_vaddr"] + s["p_memsz"]) for s in elf.iter_segments("PT_LOAD")]
+    segments = list(elf.iter_segments("PT_LOAD"))
+    loads = [(s["p_vaddr"], s["p_vaddr"] + s["p_memsz"]) for s in segments]
     alloc = [s for s in elf.iter_sections() if s["sh_flags"] & _ALLOC and s["sh_size"]]
     return ElfLayout(
         path=path,
@@ -101,6 +108,7 @@ def _layout(path: Path, elf: ELFFile) -> ElfLayout:
         build_id=_build_id(elf),
         # x86 links its per-cpu segment to address 0.
         loads=tuple(load for load in loads if load[0]),
+        contents=tuple((s["p_vaddr"], s["p_offset"], s["p_filesz"]) for s in segments),
         sections=tuple((s.name, s["sh_size"], s["sh_addralign"]) for s in alloc),
         text=tuple(
             (s.name, s["sh_addr"], s["sh_addr"] + s["sh_size"]) for s in alloc if s["sh_flags"] & _EXEC
@@ -145,6 +153,19 @@ class DebugFiles:
             assert module is not None
             self._loaded[module] = self._load_module(module)
         return self._loaded[module]
+
+    @cached_property
+    def release(self) -> str | None:
+        """The release that the kernel's ``linux_banner`` says; None where the file has not got it."""
+        kernel = self._loaded[None]
+        if kernel is None:
+            return None
+        for symbol in self.program.symbols("linux_banner"):
+            banner = _bytes_at(kernel.layout, symbol.address, MOST_OF_BANNER).partition(b"\0")[0]
+            words = banner.removeprefix(BANNER).split(maxsplit=1)
+            if banner.startswith(BANNER) and words:
+                return words[0].decode("ascii", "replace")
+        return None
 
     def _load_kernel(self, layout: ElfLayout) -> Loaded:
         if not layout.loads:
@@ -191,6 +212,16 @@ class DebugFiles:
         if self._found is None:
             self._found = find_modules(self._places)
         return self._found
+
+
+def _bytes_at(layout: ElfLayout, address: int, most: int) -> bytes:
+    """Return up to ``most`` bytes that an address is loaded with; none where the file leaves them out."""
+    for start, offset, size in layout.contents:
+        if start <= address < start + size:
+            with layout.path.open("rb") as file:
+                file.seek(offset + address - start)
+                return file.read(min(most, start + size - address))
+    return b""
 
 
 def find_modules(places: Iterable[Path]) -> dict[str, Path]:

@@ -68,7 +68,7 @@ class Symbolizer:
         if not crash.stack or any(frame.inline for frame in crash.stack):
             return crash
         exact = exact_frames(crash.text)
-        self._refused = self._other_builds(build_ids(crash.text))
+        self._refused = self._other_builds(build_ids(crash.text)) | self._other_release(crash.kernel)
         stack: list[Frame] = []
         for frame in crash.stack:
             is_exact = (frame.function, frame.offset) in exact
@@ -86,6 +86,17 @@ class Symbolizer:
                 refused.add(module)
                 self._note(f"{loaded.layout.path}: build id {own}, in the log {build_id}: another build")
         return frozenset(refused)
+
+    def _other_release(self, said: str | None) -> frozenset[str | None]:
+        """Return the kernel (None) if its file is of another release than the log says.
+
+        Many functions have the same size in both. A release that is cut short is taken for the whole.
+        """
+        loaded, own = self._files.loaded(None), self._files.release
+        if not (loaded and own and said) or own.startswith(said) or said.startswith(own):
+            return frozenset()
+        self._note(f"{loaded.layout.path}: Linux {own}, in the log {said}: another build")
+        return frozenset([None])
 
     def frame(self, frame: Frame, *, exact: bool = False) -> list[Frame]:
         """Return a frame with its line, after those inlined into it; alone and unchanged where unknown.
