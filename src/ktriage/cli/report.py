@@ -43,9 +43,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the findings; return 1 where there is a crash and ``--exit-code`` was given, else 0."""
-    for file, kind in ((args.vmlinux, "file"), (args.modules, "directory"), (args.src, "directory")):
-        if file is not None and not (file.is_file() if kind == "file" else file.is_dir()):
-            raise UserError(f"{file}: no such {kind}", path=str(file))
+    if args.vmlinux is not None and not args.vmlinux.is_file():
+        raise UserError(f"{args.vmlinux}: no such file", path=str(args.vmlinux))
+    if args.modules is not None and not args.modules.exists():
+        raise UserError(f"{args.modules}: no such file or directory", path=str(args.modules))
+    if args.src is not None and not args.src.is_dir():
+        raise UserError(f"{args.src}: no such directory", path=str(args.src))
     logs = args.logs or ["-"]
     if args.follow and len(logs) > 1:
         raise UserError("--follow reads one log", logs=logs)
@@ -218,17 +221,12 @@ def _access(crash: Crash) -> list[str]:
 
 def _around(frame: Frame, sources: Path | None) -> list[str]:
     """Return the source lines around a frame, if they are at hand."""
-    if sources is None or frame.file is None or frame.line is None:
+    if sources is None:
         return []
-    path = (sources / frame.file).resolve()
-    if not path.is_relative_to(sources.resolve()) or not path.is_file():
-        return []
-    lines = path.read_text(errors="replace").splitlines()
-    first = max(frame.line - 1 - _AROUND, 0)
-    return [
-        f"    {'>' if number == frame.line else ' '}{number:6} {line}"
-        for number, line in enumerate(lines[first : frame.line + _AROUND], first + 1)
-    ]
+    from ktriage.symbols.source import frame_source
+
+    lines = frame_source(sources, frame, _AROUND)
+    return [f"    {'>' if line.here else ' '}{line.number:6} {line.text}" for line in lines]
 
 
 def _shown(crash: Crash) -> list[Frame]:

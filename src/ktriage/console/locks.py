@@ -48,7 +48,7 @@ def read_locks(lines: list[str], text: str) -> tuple[tuple[Lock, ...], tuple[Lin
 
 class _Reader:
     def __init__(self) -> None:
-        self._locks: list[Lock] = []
+        self._locks: dict[Lock, None] = {}
         self._links: list[tuple[int, str, list[Frame]]] = []
         self._task: str | None = None
         self._pid: int | None = None
@@ -89,14 +89,11 @@ class _Reader:
             usage=match["usage"].replace("}", "", 1),
             function=match["function"],
         )
-        if lock not in self._locks:
-            self._locks.append(lock)
+        self._locks.setdefault(lock)
 
     def _owned(self, match: re.Match[str]) -> None:
-        self._locks += [
-            Lock(match["name"], True, match["task"], int(match["pid"])),
-            Lock(match["name"], False, match["owner"], int(match["owner_pid"])),
-        ]
+        self._locks.setdefault(Lock(match["name"], True, match["task"], int(match["pid"])))
+        self._locks.setdefault(Lock(match["name"], False, match["owner"], int(match["owner_pid"])))
 
     def _frame(self, line: str) -> None:
         found = frame(line)

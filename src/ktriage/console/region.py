@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -79,10 +79,14 @@ def _places(text: str, words: tuple[str, ...]) -> Iterator[int]:
 
 
 def _suppressed(text: str) -> bool:
-    for at in _places(text, _SUPPRESSED_WORDS):
-        start, end = text.rfind("\n", 0, at) + 1, text.find("\n", at)
-        line = text[max(start, at - LONGEST) : min(end if end >= 0 else len(text), at + LONGEST)]
-        if _SUPPRESSED.search(line):
+    searched = 0
+    for at in sorted(_places(text, _SUPPRESSED_WORDS)):
+        # Of a line with many of the words, each stretch is searched once.
+        if at < searched:
+            continue
+        start, end = text.rfind("\n", searched, at) + 1, text.find("\n", at, at + 2 * LONGEST)
+        searched = end if end >= 0 else min(len(text), at + 2 * LONGEST)
+        if _SUPPRESSED.search(text, max(start, at - LONGEST), searched):
             return True
     return False
 
@@ -118,6 +122,7 @@ class Region:
         self.headers = self._headers(candidates)
         self.until = len(text) if until is None else until
         self.suppressed = _suppressed(text)
+        self._versions = list(_places(text, (_VERSION,)))
         self.hung_up = _HUNG_UP in text
         self.last_panic = text.rfind(PANIC)
         self._last_header = max(self.headers, default=0)
@@ -220,8 +225,11 @@ class Region:
 
     def _kernel(self, index: int) -> str | None:
         """Return the version that the last boot before line ``index`` told, if it is near."""
-        at = self.text.rfind(_VERSION, 0, self.lines.starts[index])
-        words = self.text[at + len(_VERSION) : at + 200].split(maxsplit=1) if at >= 0 else []
+        before = bisect_left(self._versions, self.lines.starts[index])
+        if not before:
+            return None
+        at = self._versions[before - 1] + len(_VERSION)
+        words = self.text[at : at + 200].split(maxsplit=1)
         return words[0] if words else None
 
     def _report(self, index: int, limit: int) -> Report:
