@@ -26,7 +26,7 @@ check: setup
 	cd $(TOP) && $(BIN)/mypy
 
 bench: setup
-	cd $(TOP) && for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+	cd $(TOP) && for b in trial console symbols bisect; do echo "== $$b"; $(BIN)/python benchmarks/$$b.py || exit 1; done
 
 setup:
 	@PYTHON='$(PYTHON)' VENV='$(VENV)' $(TOP)scripts/setup
