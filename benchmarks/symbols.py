@@ -41,6 +41,8 @@ from ktriage.kernel.tree import packaged_source
 from ktriage.symbols.symbolize import tree_path
 
 GOAL_SECONDS, GOAL_RATIO = 0.3, 40
+MOST_TRIED = 2000
+"""So many functions are entered on the way from one start before another is tried."""
 HEAD = """\
 BUG: kernel NULL pointer dereference, address: 0000000000000010
 #PF: supervisor read access in kernel mode
@@ -122,22 +124,21 @@ class Text:
 
     def way(self, depth: int, chance: random.Random) -> list[Entry]:
         """Return a stack of ``depth`` frames, innermost first, in which each function does call the next."""
-        way: list[tuple[int, int]] = []  # (function, where its call returns to), outermost first
-        seen: set[int] = set()
         while True:
             at = chance.choice(self.starts)
-            untried = [self._shuffled(at, chance)]
-            while untried and len(way) < depth - 1:
-                seen.add(at)
+            way: list[tuple[int, int]] = []  # (function, where its call returns to), outermost first
+            seen, untried = {at}, [self._shuffled(at, chance)]
+            while untried and len(way) < depth - 1 and len(seen) < MOST_TRIED:
                 offset, called = next(untried[-1], (0, 0))
                 if not called:
                     untried.pop()
                     at = way.pop()[0] if way else 0
                 elif called not in seen:
+                    seen.add(called)
                     way.append((at, offset))
                     untried.append(self._shuffled(called, chance))
                     at = called
-            if untried:
+            if len(way) == depth - 1:
                 stack = [Entry(self.name(at), self.instruction(at), self.size(at), exact=True)]
                 return stack + [Entry(self.name(f), o, self.size(f), exact=False) for f, o in reversed(way)]
 
@@ -275,7 +276,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ktriage-bench-") as folder:
         log = args.keep or Path(folder, "report.log")
         log.write_text(report(stack))
-        print(f"{vmlinux.name}, {vmlinux.stat().st_size / 1e6:.0f} MB; {len(stack)} frames, seed {args.seed}")
+        print(
+            f"{vmlinux.name}, {vmlinux.stat().st_size / 1e6:.0f} MB; {len(stack)} frames, seed {args.seed}",
+            flush=True,
+        )
         at_calls = Path(folder, "calls.log")
         at_calls.write_text(report([replace(e, offset=e.offset - (not e.exact)) for e in stack]))
         found = {
