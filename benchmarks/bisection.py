@@ -32,7 +32,7 @@ from ktriage.bisect.sums import AncestorSums
 HERE = Path(__file__).resolve().parent
 RANGE = "linux-2.6.36-rc1-to-2.6.37.npz"
 WHOLE = "linux-2.6-whole.npz"
-LEVELS = (0.9, 0.99, 0.998)
+LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 0.998)
 # (p, q): the runs and builds to stay within.
 CELLS = {
     (0.95, 0.0): (25, 16),
@@ -140,12 +140,40 @@ def oracle(task: Task) -> History:
     return ours(Task(task.world, task.number, task.seed, oracle=True))
 
 
+def reliability(points: list[tuple[float, float, float]]) -> str:
+    """Return an SVG of what was said against what was right, both as odds on a log scale."""
+
+    def place(share: float) -> float:
+        share = min(max(share, 0.4), 0.9995)
+        return 40 + 90 * (math.log10(share / (1 - share)) + 0.2)
+
+    size = round(place(1)) + 20
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size + 20} {size + 20}" font-size="11"',
+        ' font-family="sans-serif" role="img" aria-label="right answers against the probability given">',
+        f'<path d="M40 {size - 40} L{size} {size - place(1)}" stroke="#999" stroke-dasharray="4 3"/>',
+        f'<path d="M40 20 V{size - 40} H{size}" stroke="#333" fill="none"/>',
+        f'<text x="{size / 2}" y="{size + 6}" text-anchor="middle">probability given</text>',
+        '<text x="44" y="16">share of right answers (bars: two standard errors)</text>',
+    ]
+    for mark in (0.5, 0.7, 0.9, 0.99, 0.998):
+        x, y = place(mark), size - place(mark)
+        parts.append(f'<text x="{x:.0f}" y="{size - 24}" text-anchor="middle">{mark}</text>')
+        parts.append(f'<text x="36" y="{y + 4:.0f}" text-anchor="end">{mark}</text>')
+    for said, right, error in points:
+        x, low, high = place(said), size - place(right - 2 * error), size - place(right + 2 * error)
+        parts.append(f'<path d="M{x:.1f} {low:.1f} V{high:.1f}" stroke="#b00" stroke-width="1.5"/>')
+        parts.append(f'<circle cx="{x:.1f}" cy="{size - place(right):.1f}" r="3" fill="#b00"/>')
+    return "\n".join([*parts, "</svg>", ""])
+
+
 class Bench:
     """Runs simulations on some processes and prints what comes out."""
 
     def __init__(self, args: argparse.Namespace, pool: ProcessPoolExecutor) -> None:
         self.histories: int = args.histories
         self.seed: int = args.seed
+        self.plot: Path | None = args.plot
         self.pool = pool
 
     def each(self, how: Callable[[Task], History], world: World, **options: float) -> list[History]:
@@ -219,12 +247,16 @@ class Bench:
             p, q = rng.uniform(0.1, 1), float(np.exp(rng.uniform(np.log(1e-4), np.log(0.05))))
             tasks.append(Task(World(p, q), number, self.seed, levels=LEVELS))
         each = list(self.pool.map(ours, tasks, chunksize=5))
+        points = []
         for level in LEVELS:
             reached = [(said, right) for h in each for at, said, right in h.crossed if at == level]
             right = float(np.mean([right for _, right in reached]))
             error = math.sqrt(level * (1 - level) / len(reached))
             said = float(np.mean([said for said, _ in reached]))
             print(f"  past {level}: said {said:.4f}, right {right:.4f} of {len(reached)} ± {error:.4f}")
+            points.append((said, right, error))
+        if self.plot is not None:
+            self.plot.write_text(reliability(points))
 
     def speed(self) -> None:
         """Print times and memory on a whole history."""
@@ -261,6 +293,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="200 histories each, not 1000")
     parser.add_argument("--histories", type=int, default=0, metavar="N")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the calibration there, as SVG")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), metavar="N")
     args = parser.parse_args()
     if unknown := set(args.sections) - set(SECTIONS):

@@ -75,7 +75,7 @@ class Priors:
     @staticmethod
     def default(rate: tuple[int, int] | None = None) -> Priors:
         """Return the priors for a crash whose history says ``rate``: (runs with the crash, runs)."""
-        parts: tuple[tuple[float, float, float], ...] = ((0.55, 16.0, 0.6), (0.45, 2.0, 1.6))
+        parts: tuple[tuple[float, float, float], ...] = ((0.58, 20.0, 0.6), (0.42, 2.0, 1.6))
         if rate is not None:
             # The history is of other kernels and machines, so it counts for a tenth of its runs, 20 at most.
             hits, runs = rate

@@ -57,14 +57,15 @@ class Costs:
 class Tuning:
     """How to choose.
 
-    A build counts for a ``shared``-th of its cost. A test is so many runs that a revision with the culprit
+    A build's cost is shared out among some runs: ``shared`` is how many at a crash rate of 0, how many more
+    at a rate of 1, and the most. A test is so many runs that a revision with the culprit
     passes it without a crash with chance ``missed``, ``longest`` at most. ``opening`` crashes are looked for
     at the bad revision first, in ``patience`` runs at most: they tell whether it crashes at all, how often,
     and what the crash looks like. A revision whose first ``hopeless`` runs all end with another crash is
     not run again. ``branches`` bounds how many outcomes of runs under way are considered.
     """
 
-    shared: tuple[float, float, float] = (2.0, 12.0, 8.0)
+    shared: tuple[float, float, float] = (2.0, 12.0, 12.0)
     missed: float = 0.12
     longest: int = 12
     opening: int = 2
@@ -198,11 +199,11 @@ class Search:
     def chances(self) -> Floats:
         """Return each revision's chance to be testable, those out of reach within the budget at 0."""
         chances = self.untestable.chances()
-        skips = len(self.untestable.broken)
-        if skips >= self.max_skips / 5:
-            # Deep inside of a broken stretch nothing is to be had; at the end of the budget, nor at its edges.
-            hopeless = chances < (0.6 if skips >= self.max_skips else 0.1)
-            chances = np.where(hopeless & ~self._built, 0.0, chances)
+        # Deep inside of a broken stretch little is to be had, and at the end of the budget nothing any more.
+        used = len(self.untestable.broken) / self.max_skips
+        hopeless = 0.6 if used >= 1 else 0.15 if used >= 0.4 else 0.05 if used >= 0.2 else 0.0
+        if hopeless:
+            chances = np.where((chances < hopeless) & ~self._built, 0.0, chances)
         dead = self.posterior.dead_ends(self.view, self.tuning.hopeless)
         if dead:
             chances = chances.copy()
