@@ -20,9 +20,14 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "console"
 TABLE: dict[str, dict[str, Any]] = tomllib.loads((FIXTURES / "crashes.toml").read_text())
 CRASHED = [name for name, row in TABLE.items() if not row.get("none")]
 
+OTHER_CPU = "the frames of the CPU that stalls are there, but not found"
 MISREAD = {
     "bad-page": "without page_owner it is named by who freed the page, not corrupted",
-    "rcu-stall-irqs-off": "the frames of the CPU that stalls are in the backtrace that an NMI brought",
+    "rcu-stall": OTHER_CPU,
+    "rcu-stall-irqs-off": OTHER_CPU,
+    "own-rcu-stall": OTHER_CPU,
+    "own-rcu-stall-irqs-off": OTHER_CPU,
+    "own-work-leaves-lock": "the last function is followed by its module",
 }
 """Logs that are not read right yet, each with what is wrong."""
 
