@@ -4,7 +4,7 @@ Every harness takes libFuzzer's options and, before them, its own: ``--cpu-minut
 much processor time (default: none), ``--max-mb N`` bounds its memory. Inputs that widen the coverage are
 kept in ``~/.cache/ktriage/fuzz/NAME`` and are where the next run begins; what failed is in
 ``~/.cache/ktriage/fuzz/NAME-found``, once for each place in the code: the input and, as ``.txt``, why.
-With files as arguments, each of them is run once.
+With files as arguments, each of them is run once. Needs atheris: ``pip install -e .[fuzz]``.
 """
 
 from __future__ import annotations
