@@ -207,10 +207,36 @@ def chain(size: int) -> bytes:
     return head + b"".join(one % (n, n) for n in range(size // 48))
 
 
+def kept_open(body: bytes, size: int) -> bytes:
+    """Return ``body`` again and again, with a crash of its own between: one region of a MB at a time."""
+    count = max(size // (len(body) + 40), 1)
+    return b"".join(b"BUG: unable to handle x%d\n%s\n" % (n, body) for n in range(count))
+
+
+def locks_open(size: int) -> bytes:
+    """Return hung tasks and everybody's locks, without a pause."""
+    return kept_open(locks(32_000), size)
+
+
+def suppressed_open(size: int) -> bytes:
+    """Return crashes and lines of words that mark what is no crash, without a pause."""
+    return kept_open(b"executor sshd SIGBUS " * 1500, size)
+
+
+def frames_open(size: int) -> bytes:
+    """Return crashes and stacks of 1200 frames, without a pause."""
+    return kept_open(frames(32_000), size)
+
+
+def chain_open(size: int) -> bytes:
+    """Return possible deadlocks with long chains, without a pause."""
+    return kept_open(chain(32_000), size)
+
+
 KINDS: tuple[Callable[[int], bytes], ...] = (
     *(one_line, line_of_headers, line_of_suppressed, line_of_frames, frames, doubtful, nulls, null_lines),
     *(carriage_returns, cut_here, distinct, halves, mixed, all_cpus, oopses, panics, locks, modules, code),
-    *(quoted, brackets, rust, chain),
+    *(quoted, brackets, rust, chain, locks_open, suppressed_open, frames_open, chain_open),
 )
 
 
