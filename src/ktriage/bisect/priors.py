@@ -61,7 +61,7 @@ class BetaMixture:
 class Priors:
     """Crash rates with the culprit and without it, and the chance that the culprit is not in the range.
 
-    With the culprit, more than half of the weight is on reproducers that hardly ever miss; the rest leaves
+    With the culprit, half of the weight is on reproducers that hardly ever miss; the rest leaves
     the rate open, but for rates so low that nobody would bisect with them. Without it, a crash of the hunted
     kind is rare, and of what order is open. ``already`` is the chance that the good revision
     has the culprit, ``nowhere`` that no commit has it.
@@ -75,7 +75,7 @@ class Priors:
     @staticmethod
     def default(rate: tuple[int, int] | None = None) -> Priors:
         """Return the priors for a crash whose history says ``rate``: (runs with the crash, runs)."""
-        parts: tuple[tuple[float, float, float], ...] = ((0.58, 20.0, 0.6), (0.42, 2.0, 1.6))
+        parts: tuple[tuple[float, float, float], ...] = ((0.5, 16.0, 0.6), (0.5, 2.0, 1.6))
         if rate is not None:
             # The history is of other kernels and machines, so it counts for a tenth of its runs, 20 at most.
             hits, runs = rate
