@@ -7,6 +7,7 @@ the folders whose lock is free. The user's checkout, index and branches are neve
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -40,12 +41,19 @@ class Worktrees:
         self.repository = repository
         name = hashlib.sha256(str(repository.common).encode()).hexdigest()[:16]
         self._home = (root or cache_directory()) / name
-        self._home.mkdir(parents=True, exist_ok=True)
-        self.pruned = self._prune()
         self.session = uuid.uuid4().hex[:12]
-        self._lock = _lock(self._home / f"{self.session}.lock", create=True)
         self.path = self._home / self.session
-        self.path.mkdir()
+        # The last session to end removes their common folder, perhaps just now.
+        while True:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                # Named like a lock only once it is one: nobody may take it for that of a dead session.
+                self._lock = _lock(self.path.with_suffix(".new"), create=True)
+                self.path.with_suffix(".new").rename(self.path.with_suffix(".lock"))
+                break
+            except FileNotFoundError:
+                continue
+        self.pruned = self._prune()
 
     def __enter__(self) -> Worktrees:
         return self
@@ -114,6 +122,8 @@ class Worktrees:
             self.path.with_suffix(".lock").unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = -1
+            with contextlib.suppress(OSError):
+                self._home.rmdir()
 
     def _prune(self) -> int:
         """Remove the worktrees of sessions that are dead, and return how many sessions that were."""
