@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,12 +73,18 @@ def cached(room: str, key: str, make: Callable[[Path], None]) -> Path:
     return place
 
 
+IN_USE_SECONDS = 6 * 3600
+"""An entry that was used since then may be in use still, by us or by another process."""
+
+
 def keep_newest(room: str, count: int) -> None:
-    """Remove all but the ``count`` entries of ``room`` that were used last (see ``touch``)."""
+    """Remove all but the ``count`` entries of ``room`` that were used last (see ``touch``) and long ago."""
     root = cache_root() / room
     entries = [e for e in root.iterdir() if e.is_dir() and e.suffix != ".draft"] if root.is_dir() else []
     entries.sort(key=lambda entry: entry.stat().st_mtime, reverse=True)
     for entry in entries[count:]:
+        if time.time() - entry.stat().st_mtime < IN_USE_SECONDS:
+            continue
         with locked(entry.with_name(entry.name + ".lock")):
             shutil.rmtree(entry, ignore_errors=True)
 
