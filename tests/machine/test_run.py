@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,15 @@ def test_a_vmlinux_boots_without_its_wrapping(kernel: Kernel, tmp_path: Path) ->
         pytest.skip("no vmlinux at hand: make demo DEBUGINFO=1 fetches one")
     guest = prepare(GuestSpec(kernel.vmlinux, kernel.modules), restore=False)
     assert go(guest, tmp_path, "true").end is End.DONE
+
+
+def test_many_guests_are_restored_one_after_the_other_and_side_by_side(guest: Guest, tmp_path: Path) -> None:
+    places = [tmp_path / str(number) for number in range(24)]
+    for place in places:
+        place.mkdir()
+    with ThreadPoolExecutor(4) as pool:
+        ends = list(pool.map(lambda place: go(guest, place, "true").end, places))
+    assert ends == [End.DONE] * len(places)
 
 
 CHILD = """

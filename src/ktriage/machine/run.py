@@ -209,11 +209,6 @@ async def _run(
 async def _wake(vm: Vm, guest: Guest, reader: ControlReader, payload_bytes: int) -> None:
     if guest.state is None:
         await come_up(vm, guest.boot_timeout)
-    else:
-        try:
-            await asyncio.wait_for(vm.event("RESUME").wait(), guest.boot_timeout)
-        except TimeoutError:
-            raise MachineryError("QEMU did not restore the guest") from None
     vm.control.listeners.append(reader.feed)
     vm.send(f"go {time.time_ns()} {os.urandom(SEED_BYTES).hex()} {payload_bytes}\n")
     try:

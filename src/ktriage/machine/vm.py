@@ -29,6 +29,7 @@ PAYLOAD_BYTES = 64 << 20
 """Size of the payload disk. It is part of the saved machine's state, so all guests have the same."""
 END_OF_PANIC = b"---[ end Kernel panic"
 CHANNEL_BYTES = 64 << 20
+RESTORE_SECONDS = 60.0
 QMP_SECONDS = 300.0
 """How long a QMP command may take: a dump of many gigabytes is the longest."""
 
@@ -197,6 +198,17 @@ class Vm:
         except (QMPError, OSError, EOFError) as error:
             raise MachineryError(f"QEMU went away at {command}", command=command) from error
 
+    async def start(self, *, restoring: bool) -> None:
+        """Let the machine run, once its state is loaded; raises MachineryError where that never ends."""
+        deadline = time.monotonic() + RESTORE_SECONDS
+        while restoring:
+            answer = await self.execute("query-status")
+            restoring = isinstance(answer, dict) and answer["status"] == "inmigrate"
+            if restoring and time.monotonic() > deadline:
+                raise MachineryError("QEMU did not restore the guest")
+            await asyncio.sleep(0.005 if restoring else 0)
+        await self.execute("cont")
+
     def event(self, name: str) -> asyncio.Event:
         """Return the event that is set once QEMU has sent the QMP event ``name``."""
         return self.events.setdefault(name, asyncio.Event())
@@ -260,6 +272,8 @@ async def running(
         if restore is not None:
             theirs.append(os.open(restore, os.O_RDONLY | os.O_CLOEXEC))
             command += ["-incoming", f"fd:{theirs[-1]}"]
+        # An event that comes while QMP is negotiated confuses the client, and one before it is lost.
+        command += ["-S"]
         process = _spawn(command, tuple(theirs), directory / "qemu.log")
     except BaseException:
         for sock in ours.values():
@@ -284,6 +298,7 @@ async def running(
         except (QMPError, OSError, TimeoutError) as error:
             raise MachineryError(f"QEMU did not start: {_last_words(directory)}") from error
         tasks.append(asyncio.create_task(vm.watch_events()))
+        await vm.start(restoring=restore is not None)
         yield vm
     finally:
         await _end(process, qmp, tasks, list(channels.values()))
