@@ -27,7 +27,6 @@ MISREAD = {
     "rcu-stall-irqs-off": OTHER_CPU,
     "own-rcu-stall": OTHER_CPU,
     "own-rcu-stall-irqs-off": OTHER_CPU,
-    "own-work-leaves-lock": "the last function is followed by its module",
 }
 """Logs that are not read right yet, each with what is wrong."""
 

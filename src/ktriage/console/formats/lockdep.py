@@ -146,7 +146,7 @@ FORMATS = (
         "BUG:",
         "BUG: workqueue leaked lock or atomic",
         "BUG: workqueue leaked lock or atomic in {frame}",
-        then=("last function: (?P<frame>[a-zA-Z0-9_]+)$",),
+        then=(r"last function: (?P<frame>[a-zA-Z0-9_]+)(?: \[\w+\])?$",),
         trace=False,
     ),
 )
