@@ -66,7 +66,12 @@ class View:
     def started(self, start: Start) -> None:
         """Say what is bisected and where the log is."""
         self.start = start
-        self.say(f"{start.candidates} commits, {start.good[:12]}..{start.bad[:12]}; seed {start.seed}")
+        what = "VMs" if start.call.get("kind") == "vms" else "runs"
+        at_once = (
+            f"{start.jobs} {what} at a time" if start.jobs > 1 else f"one {what.removesuffix('s')} at a time"
+        )
+        span = f"{start.good[:12]}..{start.bad[:12]}"
+        self.say(f"{start.candidates} commits, {span}; {at_once}; seed {start.seed}")
         if self.log is not None:
             self.say(f"log: {self.log}")
 
@@ -136,11 +141,12 @@ class LiveView(View):
         parts: list[Text] = []
         now = time.time()
         for chosen in sorted(self.pending.values(), key=lambda chosen: chosen.attempt):
-            what = "checking" if chosen.purpose == "verify" else "running"
+            what = "check" if chosen.purpose == "verify" else "run"
             how = (
                 "with the culprit reverted" if chosen.patches else "" if chosen.built else "to be built first"
             )
-            line = f"{what} {chosen.commit[:12]} {how} {duration(now - chosen.when)}"
+            number, _, _ = chosen.attempt.partition("-")
+            line = f"{what} {number} {chosen.commit[:12]} {how} {duration(now - chosen.when)}"
             parts.append(Text(" ".join(line.split()), style="cyan"))
         parts += self._believed()
         parts += self._strips()
