@@ -268,9 +268,7 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         # Runs on every value before it is escaped, so no template can forget it.
-        finalize=lambda value: (
-            text.clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-        ),
+        finalize=_finalize,
     )
     environment.globals.update(
         percent=text.percent,

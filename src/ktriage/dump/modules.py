@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import drgn
 from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.module import (
-    address_to_module,
     find_module,
     for_each_module,
     module_address_regions,
@@ -172,9 +171,3 @@ def _build_id(module: drgn.Object) -> str | None:
         if isinstance(found, drgn.RelocatableModule) and found.object.value_() == module.value_():
             return found.build_id.hex() if found.build_id else None
     return None
-
-
-def owner_of(program: drgn.Program, address: int) -> str | None:
-    """Return the name of the module whose memory holds ``address``, or None."""
-    module = address_to_module(program, address)
-    return module.name.string_().decode(errors="replace") if module else None

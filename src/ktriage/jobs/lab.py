@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ktriage.bisect.types import RunResult
@@ -126,8 +126,3 @@ def open_lab(
     bench = set_up(spec, kernel, restore=restore, progress=progress)
     directory.mkdir(parents=True, exist_ok=True)
     return Lab(bench, directory.resolve(), repo)
-
-
-def with_kernel(lab: Lab, kernel: Kernel) -> Lab:
-    """Return the lab with another description of its kernel, such as one with a vmlinux."""
-    return replace(lab, bench=replace(lab.bench, kernel=kernel))

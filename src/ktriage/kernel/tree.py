@@ -32,8 +32,6 @@ Progress = Callable[[str], None]
 
 BUILD_TIMEOUT = 7200.0
 STAMP = ".ktriage-configured"
-NO_ROOM = 64 << 10
-"""Bytes: a disk with less room than that is full."""
 NOT_CODE = (".notes", ".note.", ".BTF")
 """Sections of a vmlinux that say who and when, not what; by the beginning of their names."""
 

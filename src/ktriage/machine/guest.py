@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ktriage.cache import cache_root, cached, digest, keep_newest, touch
+from ktriage.cache import cached, digest, keep_newest, touch
 from ktriage.errors import KtriageError, MachineryError, UserError
 from ktriage.machine import accel as accelerators
 from ktriage.machine.image import Program, build_image, compile_static
@@ -174,8 +174,3 @@ async def save(vm: Vm, state: Path) -> None:
                 raise MachineryError(f"QEMU could not save the guest: {answer}")
             await asyncio.sleep(0.01)
         os.fsync(file.fileno())
-
-
-def saved_guests() -> Path:
-    """Return the cache folder of saved guests."""
-    return cache_root() / "guest"
