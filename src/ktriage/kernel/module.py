@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from ktriage.cache import cache_root, cached, digest
@@ -30,6 +31,9 @@ DOCUMENT = re.compile(
 
 ARGUMENTS = ("CONFIG_DEBUG_INFO_BTF_MODULES=",)
 """For make: BTF needs pahole and a vmlinux, and nothing here reads it."""
+
+ENTRY = "signature kept"
+"""What a cache entry holds; another word makes all of them anew."""
 
 BUILD_TIMEOUT = 600.0
 
@@ -68,6 +72,11 @@ def compiler_of(headers: Path) -> str:
     return compiler
 
 
+@cache
+def _version(compiler: str) -> str:
+    return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+
+
 def build_module(
     sources: Sources,
     *,
@@ -88,15 +97,18 @@ def build_module(
     files = sorted(f"{blob} {path}" for blob, path in sources.files() if not DOCUMENT.search(path))
     if not any(line.split(" ", 1)[1] in ("Makefile", "Kbuild") for line in files):
         raise UserError(f"no Makefile or Kbuild in {sources}", hint="[module] source")
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    key = digest(*files, str(headers), version, name, *ARGUMENTS, *patches)
+    key = digest(ENTRY, *files, str(headers), _version(compiler), name, *ARGUMENTS, *patches)
     fresh = not (cache_root() / "module" / key).is_dir()
 
     def make(folder: Path) -> None:
         place = sources.write(folder / "src", whole=bool(patches))
         complaint = apply_patches(folder / "src", patches)
-        result = _make(folder, place, headers, name, timeout) if complaint is None else (complaint, 0.0)
-        (folder / "result.json").write_text(json.dumps({"error": result[0], "seconds": result[1]}))
+        error, seconds = (
+            _make(folder, place, headers, name, timeout) if complaint is None else (complaint, 0.0)
+        )
+        signature = module_signature(folder / f"{name}.ko") if error is None else None
+        result = {"error": error, "seconds": seconds, "signature": signature}
+        (folder / "result.json").write_text(json.dumps(result))
 
     folder = cached("module", key, make)
     result = json.loads((folder / "result.json").read_text())
@@ -105,7 +117,7 @@ def build_module(
         folder=folder / "src",
         log=folder / "build.log",
         module=module if module.is_file() else None,
-        signature=module_signature(module) if module.is_file() else None,
+        signature=result["signature"],
         error=result["error"],
         seconds=result["seconds"],
         fresh=fresh,
