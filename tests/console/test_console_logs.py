@@ -19,7 +19,7 @@ from console_reports import GPF, KASAN, REFCOUNT, WARNING
 from ktriage.console import Crash, Flood, read, read_crashes
 from ktriage.console.reader import Reader
 from ktriage.console.scan import _small, candidates
-from ktriage.console.sources import chunks, followed
+from ktriage.console.sources import chunks, followed, whole
 from ktriage.errors import UserError
 
 BENIGN = b"".join(
@@ -169,8 +169,8 @@ COMPRESSORS = {
 @pytest.mark.parametrize("suffix", COMPRESSORS)
 def test_compressed_logs(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"log.{suffix}"
-    path.write_bytes(COMPRESSORS[suffix](KASAN))
-    assert b"".join(chunks(str(path))) == KASAN
+    path.write_bytes(COMPRESSORS[suffix](KASAN) + COMPRESSORS[suffix](b"more\n"))
+    assert b"".join(chunks(str(path))) == KASAN + b"more\n"
     (crash,) = read(path)
     assert crash.source == str(path)
 
@@ -179,11 +179,16 @@ def test_compressed_logs(tmp_path: Path, suffix: str) -> None:
 def test_compressed_log_cut_short(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"log.{suffix}"
     path.write_bytes(COMPRESSORS[suffix](os.urandom(100_000))[:50_000])
-    if suffix == "zst":  # reads what is there, and cannot tell
-        list(chunks(str(path)))
-        return
     with pytest.raises(UserError, match=r"log\.\w+: "):
         list(chunks(str(path)))
+
+
+def test_a_log_read_whole_has_a_bound(tmp_path: Path) -> None:
+    path = tmp_path / "log.gz"
+    path.write_bytes(gzip.compress(bytes(3 << 20)))
+    assert whole(str(path), 3 << 20) == bytes(3 << 20)
+    with pytest.raises(UserError, match=r"log\.gz: unpacks to over 2 MiB"):
+        whole(str(path), 2 << 20)
 
 
 def test_pstore(tmp_path: Path) -> None:

@@ -7,49 +7,19 @@ import os
 import re
 import select
 import stat
-import sys
 import time
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
 
 from ktriage.errors import UserError
+from ktriage.inputs import STEP, name_of, opened, packing, unpacked
 
 CHUNK = 4 << 20
 _POLL_SECONDS = 0.2
 
-_MAGIC = {
-    b"\x1f\x8b": "gzip",
-    b"\xfd7zXZ\x00": "xz",
-    b"BZh": "bzip2",
-    b"\x28\xb5\x2f\xfd": "zstd",
-}
 # "Panic#1 Part2": pstore keeps a crash's log in pieces, the last piece first.
 _PSTORE = re.compile(rb"^[A-Z][a-z]+#(\d+) Part(\d+)\n")
-
-
-def name_of(path: str) -> str:
-    """Return how a source is called in findings and messages."""
-    return "standard input" if path == "-" else path
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[IO[bytes]]:
-    if path == "-":
-        if sys.stdin is None:
-            raise UserError("standard input is closed")
-        yield sys.stdin.buffer
-        return
-    try:
-        with Path(path).open("rb") as file:
-            yield file
-    except IsADirectoryError:
-        raise UserError(f"{path}: is a directory", hint="name the log in it", path=path) from None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}", path=path) from error
 
 
 def chunks(path: str) -> Iterator[bytes]:
@@ -63,11 +33,27 @@ def chunks(path: str) -> Iterator[bytes]:
     if path != "-" and Path(path).is_dir():
         yield _pstore(Path(path))
         return
-    with _opened(path) as file:
+    with opened(path, "log") as file:
         buffered = file if hasattr(file, "peek") else io.BufferedReader(cast("io.RawIOBase", file), CHUNK)
         head = cast("io.BufferedReader", buffered).peek(6)[:6]
-        kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
-        yield from _plain(buffered) if kind is None else _decompressed(buffered, kind, path)
+        kind = packing(head)
+        if kind is None:
+            yield from _plain(buffered)
+            return
+        reader = unpacked(buffered, kind, path)
+        while chunk := reader.read1(STEP):
+            yield chunk
+
+
+def whole(path: str, most: int) -> bytes:
+    """Return all of the log at ``path``; raises UserError as ``chunks``, and for over ``most`` bytes."""
+    parts, size = [], 0
+    for chunk in chunks(path):
+        size += len(chunk)
+        if size > most:
+            raise UserError(f"{name_of(path)}: unpacks to over {most >> 20} MiB", path=path)
+        parts.append(chunk)
+    return b"".join(parts)
 
 
 def _plain(stream: IO[bytes]) -> Iterator[bytes]:
@@ -82,34 +68,10 @@ def _plain(stream: IO[bytes]) -> Iterator[bytes]:
         yield chunk
 
 
-def _decompressed(stream: IO[bytes], kind: str, path: str) -> Iterator[bytes]:
-    import bz2
-    import gzip
-    import lzma
-
-    import zstandard
-
-    openers: dict[str, Callable[[], IO[bytes]]] = {
-        "gzip": lambda: cast("IO[bytes]", gzip.GzipFile(fileobj=stream)),
-        "xz": partial(lzma.LZMAFile, stream),
-        "bzip2": partial(bz2.BZ2File, stream),
-        "zstd": lambda: zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True),
-    }
-    opened = openers[kind]()
-    try:
-        # Small steps: what comes before the damage is read.
-        while chunk := opened.read(64 << 10):
-            yield chunk
-    except EOFError:
-        raise UserError(f"{name_of(path)}: the {kind} data is cut short", path=path) from None
-    except (OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
-        raise UserError(f"{name_of(path)}: damaged {kind} data ({error})", path=path) from None
-
-
 def _pstore(directory: Path) -> bytes:
     pieces: list[tuple[int, int, bytes]] = []
     for file in sorted(directory.glob("dmesg-*")):
-        with _opened(str(file)) as stream:
+        with opened(str(file), "log") as stream:
             data = stream.read()
         match = _PSTORE.match(data)
         if match is not None:
@@ -131,7 +93,7 @@ def followed(path: str) -> Iterator[bytes]:
     Empty chunks come a few times a second while nothing is added. A file that was cut or replaced is read
     from its beginning. A pipe or a serial line ends when its writer goes.
     """
-    with _opened(path) as file:
+    with opened(path, "log") as file:
         descriptor = file.fileno()
         regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
         if not regular:
