@@ -44,15 +44,17 @@ def test_worktrees_come_and_go_and_leave_the_checkout_alone(merged, tmp_path):
 def test_patches_that_revert(merged, tmp_path):
     repo, names = merged
     with Worktrees(Repository(repo.path), tmp_path / "trees") as trees:
-        patch = trees.revert_patch(names["b"], names["c"])
+        patch = trees.compose(names["c"], [("revert", names["b"])])
         path = trees.add("check", names["c"])
         trees.apply(path, patch)
         assert not (path / "h").exists()
         with pytest.raises(UserError, match="does not apply"):
             trees.apply(path, patch)
-        assert "deleted file" in trees.revert_patch(names["merge"], names["c"])
-        assert trees.revert_patch(names["s1"], names["c"]) is None  # s2 changed the same line
-        assert len(known(repo)) == 2
+        assert "deleted file" in trees.compose(names["c"], [("revert", names["merge"])])
+        assert trees.compose(names["c"], [("revert", names["s1"])]) is None  # s2 changed the same line
+        assert len(known(repo)) == 3, "one to work in, and the user's"
+        both = trees.compose(names["c"], [("revert", names["b"]), ("cherry-pick", names["b"])])
+        assert both is None, "there and back again"
 
 
 KILLED = """
@@ -93,3 +95,14 @@ def test_what_a_killed_session_left_is_removed_and_a_living_one_is_not(merged, t
     with Worktrees(Repository(repo.path), root) as trees:
         assert trees.pruned == 1
     assert known(repo) == [str(repo.path)]
+
+
+def test_composing_checks_nothing_out(merged, tmp_path):
+    """A kernel has 80,000 files, of which a change touches a few."""
+    repo, names = merged
+    with Worktrees(Repository(repo.path), tmp_path / "trees") as trees:
+        for on, change in ((names["c"], names["b"]), (names["merge"], names["b"])):
+            assert trees.compose(on, [("revert", change)])
+            files = {path.name for path in (trees.path / "scratch").rglob("*") if path.is_file()}
+            assert files == {".git"}
+    assert "sparse" not in (repo.path / ".git/config").read_text().lower()

@@ -29,9 +29,10 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in _FOREIGN}
 
 
-def git(where: Path, *args: str, stdin: str | None = None) -> str:
+def git(where: Path, *args: str, stdin: str | None = None, env: dict[str, str] | None = None) -> str:
     """Return what ``git -C where args`` prints, undecodable bytes kept as surrogates. Runs no hook.
 
+    ``env`` is added to its environment.
     Raises ``GitError`` where git fails, ``UserError`` where there is no git.
     """
     argv = ["git", "-c", "core.hooksPath=/dev/null", "-c", "core.quotePath=false", "-C", str(where), *args]
@@ -43,7 +44,7 @@ def git(where: Path, *args: str, stdin: str | None = None) -> str:
             capture_output=True,
             encoding="utf-8",
             errors="surrogateescape",
-            env=clean_environment() | _OURS,
+            env=clean_environment() | _OURS | (env or {}),
             check=False,
         )
     except FileNotFoundError:

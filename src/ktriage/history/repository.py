@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 class CommitGraph:
     """The commits of a range, parents before children.
 
-    The parents of ``commits[i]`` within the range are ``indices[indptr[i]:indptr[i+1]]``.
+    The parents of ``commits[i]`` within the range are ``indices[indptr[i]:indptr[i+1]]``; ``outside`` has
+    the others, as (i, commit).
     """
 
     commits: tuple[str, ...]
     indptr: Ints
     indices: Ints
+    outside: tuple[tuple[int, str], ...] = ()
 
     def parents(self, i: int) -> tuple[int, ...]:
         """Return the places of commit i's parents, without those outside the range."""
@@ -67,7 +69,8 @@ class Repository:
 
     def resolve(self, revision: str) -> str:
         """Return the full hash of the commit that ``revision`` names. Raises ``UserError``."""
-        unknown = UserError(f"{self.path}: unknown revision {revision!r}", revision=revision)
+        shallow = "this clone is shallow: git fetch --unshallow gets the rest" if self.shallow else None
+        unknown = UserError(f"{self.path}: unknown revision {revision!r}", hint=shallow, revision=revision)
         if not revision or revision.startswith("-") or "\0" in revision:
             raise unknown
         try:
@@ -85,6 +88,27 @@ class Repository:
             raise
         return True
 
+    @property
+    def shallow(self) -> bool:
+        """Whether history is cut off somewhere, as by ``git clone --depth``."""
+        return (self.common / "shallow").exists()
+
+    def merge_bases(self, one: str, other: str) -> tuple[str, ...]:
+        """Return the best common ancestors of two commits; several after criss-cross merges."""
+        return self._bases("--all", one, other)
+
+    def octopus_base(self, commits: tuple[str, ...]) -> str:
+        """Return the best common ancestor of all these commits, empty where there is none."""
+        return next(iter(self._bases("--octopus", *commits)), "")
+
+    def _bases(self, *args: str) -> tuple[str, ...]:
+        try:
+            return tuple(git(self.path, "merge-base", *args).split())
+        except GitError as error:
+            if error.data["code"] == 1:
+                return ()
+            raise
+
     def range(self, good: str, bad: str, *, first_parent: bool = False) -> CommitGraph:
         """Return the commits that ``bad`` has and ``good`` has not. Raises ``UserError`` where good is not
         an ancestor of bad, and where the two are the same commit.
@@ -100,14 +124,18 @@ class Repository:
                 f"good ({good[:12]}) is not an ancestor of bad ({bad[:12]})",
                 hint=f"git merge-base {good[:12]} {bad[:12]} names a commit to test as good",
             )
+        return self.between(good, bad, first_parent=first_parent)
+
+    def between(self, old: str, new: str, *, first_parent: bool = False) -> CommitGraph:
+        """Return the commits that ``new`` has and ``old`` has not."""
         options = ["--first-parent"] if first_parent else []
-        text = git(self.path, "rev-list", "--topo-order", "--reverse", "--parents", *options, bad, f"^{good}")
+        text = git(self.path, "rev-list", "--topo-order", "--reverse", "--parents", *options, new, f"^{old}")
         return _graph(text, first_parent=first_parent)
 
     def commit(self, revision: str) -> Commit:
         """Return what the commit says."""
         form = "%H%x00%P%x00%an <%ae>%x00%ae%x00%aI%x00%s%x00%b"
-        fields = git(self.path, "show", "--no-patch", f"--format={form}", revision).split("\0")
+        fields = readable(git(self.path, "show", "--no-patch", f"--format={form}", revision)).split("\0")
         names, rest = fields[:6], "\0".join(fields[6:])
         return Commit(names[0], tuple(names[1].split()), names[2], names[3], names[4], names[5], rest.strip())
 
@@ -123,7 +151,7 @@ class Repository:
             "--format=%H %s",
             stdin="\n".join(commits) + "\n",
         )
-        found = dict(line.split(" ", 1) for line in text.split("\n") if line)
+        found = dict(line.split(" ", 1) for line in readable(text).split("\n") if line)
         return tuple(found.get(commit, "") for commit in commits)
 
     def files(self, revision: str) -> tuple[str, ...]:
@@ -151,13 +179,22 @@ class Repository:
         return git(self.path, "show", "--format=", "-m", "--first-parent", "--binary", revision)
 
 
+def readable(text: str) -> str:
+    """Return a text with U+FFFD in place of bytes that are not UTF-8."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")
+
+
 def _graph(text: str, *, first_parent: bool) -> CommitGraph:
     """Read what ``rev-list --parents --reverse`` prints."""
     lines = [line.split() for line in text.splitlines()]
     place = {words[0]: i for i, words in enumerate(lines)}
-    indptr, indices = [0], []
-    for words in lines:
+    indptr, indices, outside = [0], [], []
+    for i, words in enumerate(lines):
         parents = words[1:2] if first_parent else words[1:]
-        indices += [place[parent] for parent in parents if parent in place]
+        for parent in parents:
+            if parent in place:
+                indices.append(place[parent])
+            else:
+                outside.append((i, parent))
         indptr.append(len(indices))
-    return CommitGraph(tuple(place), np.array(indptr, np.int32), np.array(indices, np.int32))
+    return CommitGraph(tuple(place), np.array(indptr, np.int32), np.array(indices, np.int32), tuple(outside))
