@@ -8,7 +8,8 @@ import pytest
 
 from ktriage.cache import cache_root
 from ktriage.errors import UserError
-from ktriage.kernel.config import GUEST, Config, configure, parse_config
+from ktriage.kernel.checkers import checkers_for
+from ktriage.kernel.config import GUEST, NEEDED, PLAIN, SMALL, Config, configure, parse_config
 from ktriage.kernel.kconfig import evaluate, read_kconfig, split_and, why_dropped
 from ktriage.kernel.tree import packaged_source
 
@@ -141,6 +142,62 @@ def test_what_is_dropped_is_named_with_the_reason(tree: Path, tmp_path: Path) ->
     assert "SLUB=n" in dropped["KASAN"]
     assert dropped["KASAN"] in str(caught.value)
     assert not (tmp_path / "out/.config").exists()
+
+
+TOGETHER = (
+    "KASAN: slab-use-after-free Read in f", "KFENCE: use-after-free read in f",
+    "UBSAN: shift-out-of-bounds in f", "memory leak in f", "possible deadlock in f",
+    "BUG: sleeping function called from invalid context in f", "INFO: task hung in f",
+    "BUG: soft lockup in f", "BUG: workqueue lockup", "WARNING: ODEBUG bug in f",
+    "BUG: spinlock bad magic in f", "BUG: corrupted list in f", "list_add corruption",
+)  # fmt: skip
+
+
+def test_what_was_there_does_not_count(tree: Path, tmp_path: Path) -> None:
+    config = Config("tinyconfig", ("CONFIG_TLS=y\n",), needs=(NEEDED,), wishes=(SMALL,))
+    first = configure(tree, tmp_path / "out", config)
+    text = (tmp_path / "out/.config").read_text()
+    assert (first["SLUB"], first["UNWINDER_ORC"]) == ("y", "y")
+    (tmp_path / "out/.config").write_text("CONFIG_EXPERT=y\nCONFIG_SLOB=y\nCONFIG_USB=y\n")
+    assert configure(tree, tmp_path / "out", config) == first
+    assert (tmp_path / "out/.config").read_text() == text
+
+
+@pytest.mark.parametrize("titles", [TOGETHER, ("KCSAN: data-race in f / g",)])
+def test_what_crashes_need_can_be_had(tree: Path, tmp_path: Path, titles: tuple[str, ...]) -> None:
+    needs = checkers_for(titles)
+    values = configure(
+        tree, tmp_path / "out", Config("tinyconfig", (), needs=(NEEDED, needs), wishes=(SMALL,))
+    )
+    assert {name: values.get(name) for name in parse_config(needs)} == parse_config(needs)
+
+
+def test_the_same_is_asked_for_and_the_same_comes_out(tree: Path, tmp_path: Path) -> None:
+    config = Config("tinyconfig", (), needs=(NEEDED,), wishes=(SMALL,))
+    values = configure(tree, tmp_path / "out", config)
+    before = (tmp_path / "out/.config").stat()
+    assert configure(tree, tmp_path / "out", config) == values
+    assert (tmp_path / "out/.config").stat().st_mtime_ns == before.st_mtime_ns
+    assert not list((tmp_path / "out").glob(".config.*"))
+
+
+def test_a_configuration_of_ones_own_keeps_what_it_has(tree: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.write_text("CONFIG_64BIT=y\nCONFIG_TTY=y\nCONFIG_VT=y\nCONFIG_INPUT=y\nCONFIG_DEBUG_INFO_BTF=y\n")
+    values = configure(tree, tmp_path / "out", Config(base, (), needs=(NEEDED,), wishes=(PLAIN,)))
+    assert (values["VT"], values["INPUT"]) == ("y", "y")
+    assert values.get("DEBUG_INFO_BTF", "n") == "n"
+    assert values["VIRTIO_BLK"] == "y"
+
+
+def test_what_is_asked_for_wins_over_what_is_needed(tree: Path, tmp_path: Path) -> None:
+    asked = ("CONFIG_NONESUCH=y\n# CONFIG_KEXEC is not set\n",)
+    config = Config("tinyconfig", asked, needs=(NEEDED, "CONFIG_OF_ANOTHER_AGE=y\n"), wishes=(SMALL,))
+    with pytest.raises(UserError, match="NONESUCH=y became n: this tree has no such symbol") as caught:
+        configure(tree, tmp_path / "out", config)
+    assert len(caught.value.data["dropped"]) == 1
+    values = configure(tree, tmp_path / "out", config, lenient=True)
+    assert values.get("KEXEC", "n") == "n"
 
 
 @pytest.mark.parametrize(

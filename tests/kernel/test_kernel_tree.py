@@ -13,7 +13,8 @@ import pytest
 
 from ktriage.errors import MachineryError, UserError
 from ktriage.kernel.config import GUEST, Config
-from ktriage.kernel.tree import build_folder, build_tree, image_signature, packaged_source
+from ktriage.kernel.signature import image_signature
+from ktriage.kernel.tree import build_folder, build_tree, packaged_source
 from ktriage.machine import End, GuestSpec, Plan, prepare, run
 
 MAKEFILE = """\

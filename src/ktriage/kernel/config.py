@@ -10,19 +10,19 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ktriage.errors import MachineryError, UserError
-from ktriage.kernel.kconfig import read_kconfig, why_dropped
+from ktriage.kernel.kconfig import SOURCE_ARCH, UNKNOWN, read_kconfig, why_dropped
 
 SYMBOL = re.compile(r"CONFIG_(\w+)=(.*)|# CONFIG_(\w+) is not set")
 
-GUEST = """\
+NEEDED = """\
 CONFIG_64BIT=y
 CONFIG_SMP=y
-CONFIG_KERNEL_GZIP=y
-CONFIG_EXPERT=y
 CONFIG_PRINTK=y
 CONFIG_BUG=y
 CONFIG_KALLSYMS=y
@@ -47,11 +47,6 @@ CONFIG_SERIAL_8250=y
 CONFIG_SERIAL_8250_CONSOLE=y
 CONFIG_SERIAL_8250_EXTENDED=y
 CONFIG_SERIAL_8250_SHARE_IRQ=y
-# CONFIG_VT is not set
-# CONFIG_INPUT is not set
-# CONFIG_WIRELESS is not set
-# CONFIG_WLAN is not set
-# CONFIG_ETHERNET is not set
 CONFIG_MAGIC_SYSRQ=y
 CONFIG_MAGIC_SYSRQ_SERIAL=y
 CONFIG_MODULES=y
@@ -73,25 +68,69 @@ CONFIG_UNIX=y
 CONFIG_INET=y
 CONFIG_HYPERVISOR_GUEST=y
 CONFIG_PVH=y
-# CONFIG_LOCALVERSION_AUTO is not set
 """
 """What a guest of ``ktriage.machine`` needs, with the notes that a dump of its memory is read by.
 
-Its first and third serial line share an interrupt. GZIP because emulated processors unpack XZ slowly; EXPERT
-because without it what is not wanted can't be left out.
+Its first and third serial line share an interrupt.
 """
+
+SMALL = """\
+CONFIG_KERNEL_GZIP=y
+CONFIG_EXPERT=y
+# CONFIG_VT is not set
+# CONFIG_INPUT is not set
+# CONFIG_WIRELESS is not set
+# CONFIG_WLAN is not set
+# CONFIG_ETHERNET is not set
+# CONFIG_LOCALVERSION_AUTO is not set
+"""
+"""What keeps a small kernel small. GZIP because emulated processors unpack XZ slowly; EXPERT because without
+it what is not wanted can't be left out."""
+
+PLAIN = """\
+CONFIG_KERNEL_GZIP=y
+# CONFIG_LOCALVERSION_AUTO is not set
+# CONFIG_DEBUG_INFO_BTF is not set
+CONFIG_SYSTEM_TRUSTED_KEYS=""
+CONFIG_SYSTEM_REVOCATION_KEYS=""
+# CONFIG_WERROR is not set
+"""
+"""What is better otherwise than in a distribution's configuration: keys that are not in the tree, BTF that
+takes pahole and half a minute."""
+
+GUEST = NEEDED + SMALL
+
+TINY = ("kernel/configs/tiny.config", f"arch/{SOURCE_ARCH}/configs/tiny.config")
+"""What the base ``tinyconfig`` is made of, besides the defaults."""
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """What to configure: a base and fragments on top, each winning over those before it.
 
-    ``base`` is a target of the tree's makefile whose name ends in ``config`` (``tinyconfig``,
-    ``defconfig``), or the path of a file. Fragments are texts in the format of .config.
+    ``base`` is a target of the tree's makefile whose name ends in ``config`` (``defconfig``), or the path of
+    a file; ``tinyconfig`` stands for the defaults with the tree's tiny.config. Fragments are texts in the
+    format of .config. Below them stand ``wishes``, which need not come out, and ``needs``, which must where
+    the tree has such symbols.
     """
 
     base: str | Path = "tinyconfig"
     fragments: tuple[str, ...] = (GUEST,)
+    needs: tuple[str, ...] = ()
+    wishes: tuple[str, ...] = ()
+
+    def texts(self) -> tuple[str | bytes, ...]:
+        """Return all that it consists of, for a key. Raises UserError where the base is no file."""
+        base = _read(self.base) if isinstance(self.base, Path) else self.base
+        return (base, *self.wishes, "needs", *self.needs, "fragments", *self.fragments)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        what = "no such kernel configuration" if isinstance(error, FileNotFoundError) else error.strerror
+        raise UserError(f"{what}: {path}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +141,11 @@ class Dropped:
     wanted: str
     got: str
     why: str
+
+    @property
+    def unknown(self) -> bool:
+        """Whether the tree has no such symbol."""
+        return self.why == UNKNOWN
 
     def __str__(self) -> str:
         return f"{self.symbol}={self.wanted} became {self.got}: {self.why}"
@@ -122,38 +166,49 @@ def parse_config(text: str) -> dict[str, str]:
     return values
 
 
-def configure(tree: Path, out: Path, config: Config, *, compiler: str = "gcc") -> dict[str, str]:
+def configure(
+    tree: Path, out: Path, config: Config, *, compiler: str = "gcc", lenient: bool = False
+) -> dict[str, str]:
     """Write ``out``/.config for the kernel source in ``tree`` and return its symbols.
 
     Raises UserError where a fragment is not well formed, where the base is not there, or where something that
-    was asked for is not in the result; its ``data["dropped"]`` then holds a ``Dropped`` for each. Raises
-    MachineryError where the tree's tools fail.
+    was asked for is not in the result; its ``data["dropped"]`` then holds a ``Dropped`` for each. With
+    ``lenient``, symbols that the tree does not have are passed over. Raises MachineryError where the tree's
+    tools fail.
     """
-    wanted: dict[str, str] = {}
-    for fragment in config.fragments:
-        wanted.update(parse_config(fragment))
+    wishes, needs, asked = (_merged(texts) for texts in (config.wishes, config.needs, config.fragments))
+    wanted = {**wishes, **needs, **asked}
     check_tree(tree)
     out.mkdir(parents=True, exist_ok=True)
     make = ["make", "-s", "-C", str(tree), f"O={out}", f"CC={compiler}"]
     target = out / ".config"
     draft = out / ".config.draft"
     if isinstance(config.base, Path):
-        if not config.base.is_file():
-            raise UserError(f"no such kernel configuration: {config.base}")
-        draft.write_bytes(config.base.read_bytes())
+        draft.write_bytes(_read(config.base))
+    elif config.base == "tinyconfig":
+        # Not the target of that name: it reads the .config that is there (scripts/kconfig/Makefile, v6.1),
+        # and takes away what reports need: the ORC unwinder, SLUB.
+        draft.write_text("".join(_text(tree / name) for name in TINY))
+        _call([*make, f"KCONFIG_CONFIG={draft}", "olddefconfig"])
     elif re.fullmatch(r"\w+config", config.base):
-        _call([*make, f"KCONFIG_CONFIG={draft}", config.base])
+        with _set_aside(target):
+            _call([*make, f"KCONFIG_CONFIG={draft}", config.base])
     else:
         raise UserError(f"no base of a configuration: {config.base}", hint="tinyconfig, defconfig, or a file")
     # Of the members of a choice the last one that is set wins, so the fragments come last.
-    base = {name: value for name, value in parse_config(draft.read_text()).items() if name not in wanted}
+    base = {name: value for name, value in _base(draft, config.base).items() if name not in wanted}
     draft.write_text("".join(f"CONFIG_{name}={value}\n" for name, value in {**base, **wanted}.items()))
     _call([*make, f"KCONFIG_CONFIG={draft}", "olddefconfig"])
     text = draft.read_text()
     for left in (draft, draft.with_name(draft.name + ".old")):
         left.unlink(missing_ok=True)
     values = parse_config(text)
-    dropped = find_dropped(tree, wanted, values)
+    must = {**needs, **asked}
+    dropped = tuple(
+        one
+        for one in find_dropped(tree, must, values)
+        if not (one.unknown and (lenient or one.symbol not in asked))
+    )
     if dropped:
         more = f" (and {len(dropped) - 3} more)" if len(dropped) > 3 else ""
         what = "; ".join(str(one) for one in dropped[:3])
@@ -164,6 +219,41 @@ def configure(tree: Path, out: Path, config: Config, *, compiler: str = "gcc") -
     if not target.is_file() or target.read_text() != text:
         target.write_text(text)
     return values
+
+
+@contextmanager
+def _set_aside(path: Path) -> Iterator[None]:
+    """Move a file away for as long as the block takes, and back with the time that it had.
+
+    The kernel's tinyconfig merges its fragment into ``.config``, whatever KCONFIG_CONFIG says
+    (scripts/kconfig/Makefile, "%.config"): with the last result there, the next one would be another.
+    """
+    aside = path.with_name(path.name + ".aside")
+    if path.exists():
+        path.replace(aside)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        if aside.exists():
+            aside.replace(path)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(errors="replace") if path.is_file() else ""
+
+
+def _merged(texts: tuple[str, ...]) -> dict[str, str]:
+    return {name: value for text in texts for name, value in parse_config(text).items()}
+
+
+def _base(draft: Path, base: str | Path) -> dict[str, str]:
+    try:
+        return parse_config(draft.read_text())
+    except (UserError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{base}: {error.message if isinstance(error, UserError) else 'not UTF-8'}"
+        ) from error
 
 
 def check_tree(tree: Path) -> None:

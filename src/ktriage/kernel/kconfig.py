@@ -19,6 +19,7 @@ TYPE = re.compile(r"(?:bool|tristate|string|int|hex)\b\s*(\".*)?")
 PROMPT = re.compile(r"prompt\b")
 SELECT = re.compile(r"(?:select|imply)\s+(\w+)(?:\s+if\s+(.*))?")
 MAX_DEPTH = 32
+UNKNOWN = "this tree has no such symbol"
 
 
 @dataclass(slots=True)
@@ -229,7 +230,7 @@ def why_dropped(kconfig: Kconfig, symbol: str, wanted: str, values: Mapping[str,
     """Return in words why ``symbol`` is not ``wanted`` in the configuration ``values``."""
     definitions = kconfig.definitions.get(symbol)
     if not definitions:
-        return "this tree has no such symbol"
+        return UNKNOWN
     if wanted == "n":
         return _selected_by(kconfig, symbol, values)
     reasons = [_unmet(definition, wanted, values) for definition in definitions]

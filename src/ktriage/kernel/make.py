@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from ktriage.errors import MachineryError
 
 FULL_DISK = "No space left on device"
 KILLED = re.compile(r"^.*(Killed signal terminated program|Error 137|\bKilled$).*$", re.MULTILINE)
 """What is left in a build's log where the machine ended a compiler: it ran out of memory."""
+
+TOO_LONG = "the build took over"
+"""How the error of a build begins that was cut short by its timeout."""
+SMALL_DISK = 1 << 20
+"""Bytes: with less room than this, what failed failed for want of it."""
+WATCH_SECONDS = 30.0
+ERROR = re.compile(r"\berror\b|\bundefined!|\bundefined reference\b|\bfatal\b", re.IGNORECASE)
+MADE = re.compile(r" {2}[A-Z]+(?: \[M\])? {1,}\S+$")
 
 FIXED = {
     "KBUILD_BUILD_USER": "ktriage",
@@ -23,13 +38,71 @@ FIXED = {
 }
 
 
-def run_make(command: list[str], log: Path, timeout: float) -> str | None:
+_running: set[subprocess.Popen[bytes]] = set()
+_lock = threading.Lock()
+_stops = 0
+
+
+def stop_makes() -> None:
+    """End every make of this process, and those that wait for their turn; they raise MachineryError."""
+    global _stops  # noqa: PLW0603 (a count of calls, under the lock)
+    with _lock:
+        _stops += 1
+        for process in _running:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+
+
+def stops() -> int:
+    """Return how often ``stop_makes`` was called: what began before a call must not start a make after it."""
+    return _stops
+
+
+def run_make(
+    command: list[str],
+    log: Path,
+    timeout: float,
+    *,
+    since: int | None = None,
+    watch: Callable[[float], None] = lambda _: None,
+) -> str | None:
     """Run make into ``log`` and return what went wrong with the sources, or None.
 
-    Raises MachineryError where the machine could not build: no room, no memory, killed. However we end, no
-    compiler outlives us.
+    ``since`` is what ``stops()`` said when the work began that this is part of; ``watch`` is called now and
+    then with the seconds that have passed. Raises MachineryError where the machine could not build: no room,
+    no memory, killed, or told to stop. However we end, no compiler outlives us.
     """
+    since = stops() if since is None else since
+    began = time.monotonic()
     with log.open("wb") as out:
+        process = _start(command, out, since)
+        try:
+            code = _wait(process, began + timeout, lambda: watch(time.monotonic() - began))
+        finally:
+            # Also on ctrl-C: no compiler outlives us, and make removes what it was about to write.
+            if process.poll() is None:
+                _end(process)
+            with _lock:
+                _running.discard(process)
+    if since != stops():
+        raise MachineryError("the build was stopped", log=str(log))
+    text = log.read_text(errors="replace")
+    if code is None:
+        return f"{TOO_LONG} {timeout:g} s"
+    full = min(log.parent, Path(tempfile.gettempdir()), key=lambda place: shutil.disk_usage(place).free)
+    if FULL_DISK in text or (code and shutil.disk_usage(full).free < SMALL_DISK):
+        raise MachineryError(f"the build was cut short: {FULL_DISK}: {full}", log=str(log))
+    if killed := KILLED.search(text) if code else None:
+        raise MachineryError(f"the machine ended a compiler: {killed[0].strip()}", log=str(log))
+    if code < 0:
+        raise MachineryError(f"the build was killed by signal {-code}", log=str(log))
+    return first_error(text) if code else None
+
+
+def _start(command: list[str], out: BinaryIO, since: int) -> subprocess.Popen[bytes]:
+    with _lock:
+        if since != _stops:
+            raise MachineryError("the build was stopped")
         process = subprocess.Popen(
             # However we end, make gets a SIGTERM, and passes it on to the compilers.
             ["setpriv", "--pdeathsig", "TERM", *command],
@@ -39,24 +112,20 @@ def run_make(command: list[str], log: Path, timeout: float) -> str | None:
             start_new_session=True,
             env={**os.environ, **FIXED},
         )
+        _running.add(process)
+        return process
+
+
+def _wait(process: subprocess.Popen[bytes], deadline: float, watch: Callable[[], None]) -> int | None:
+    """Return make's exit code; None where it is not done at the deadline."""
+    while True:
+        left = deadline - time.monotonic()
         try:
-            code = process.wait(timeout)
+            return process.wait(max(0.0, min(left, WATCH_SECONDS)))
         except subprocess.TimeoutExpired:
-            code = None
-        finally:
-            # Also on ctrl-C: no compiler outlives us, and make removes what it was about to write.
-            if process.poll() is None:
-                _end(process)
-    text = log.read_text(errors="replace")
-    if code is None:
-        return f"the build took over {timeout:g} s"
-    if FULL_DISK in text:
-        raise MachineryError(f"the build was cut short: {FULL_DISK}", log=str(log))
-    if killed := KILLED.search(text) if code else None:
-        raise MachineryError(f"the machine ended a compiler: {killed[0].strip()}", log=str(log))
-    if code < 0:
-        raise MachineryError(f"the build was killed by signal {-code}", log=str(log))
-    return first_error(text) if code else None
+            if left <= WATCH_SECONDS:
+                return None
+        watch()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -72,7 +141,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def first_error(log: str) -> str:
     """Return the line of a build log that says what failed first."""
-    lines = log.splitlines()
-    telling = [line for line in lines if re.search(r"\berror\b|\bundefined!|\bfatal\b", line, re.IGNORECASE)]
+    return errors_of(log)[0]
+
+
+def errors_of(log: str, most: int = 5) -> list[str]:
+    """Return the lines of a failed build's log that say what failed, in order; never none.
+
+    Lines that name what is made (``  CC      lib/error-inject.o``) don't count.
+    """
+    lines = [line.strip() for line in log.splitlines() if line.strip() and not MADE.match(line)]
+    telling = [line for line in lines if ERROR.search(line) and " *** " not in line]
     stopped = [line for line in lines if " *** " in line]
-    return (telling or stopped or lines or ["make failed without a word"])[0].strip()
+    return (telling or stopped or lines[-1:] or ["make failed without a word"])[:most]

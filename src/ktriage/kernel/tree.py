@@ -6,34 +6,49 @@ time and build number are fixed and paths are mapped, so that equal sources give
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
-import struct
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from elftools.common.exceptions import ELFError
-from elftools.elf.constants import SH_FLAGS
-from elftools.elf.elffile import ELFFile
-
-from ktriage.cache import cache_root, cached, digest, locked
+from ktriage.cache import cache_root, cached, digest, keep_newest, locked, touch
 from ktriage.errors import MachineryError, UserError
-from ktriage.kernel.config import Config, configure
+from ktriage.kernel.config import Config, configure, parse_config
 from ktriage.kernel.debian import fetch
-from ktriage.kernel.make import run_make
+from ktriage.kernel.kconfig import SOURCE_ARCH
+from ktriage.kernel.make import TOO_LONG, errors_of, run_make
+from ktriage.kernel.signature import image_signature
 from ktriage.kernel.types import Kernel
 
 Progress = Callable[[str], None]
 
 BUILD_TIMEOUT = 7200.0
 STAMP = ".ktriage-configured"
-NOT_CODE = (".notes", ".note.", ".BTF")
-"""Sections of a vmlinux that say who and when, not what; by the beginning of their names."""
+ROOM = "tree"
+KEPT = 6
+"""Build folders that stay in the cache; each takes some 300 MB, with DWARF some GB."""
+
+TOOLS = {
+    "make": "make", "flex": "flex", "bison": "bison", "bc": "bc", "ld": "binutils", "objcopy": "binutils",
+    "perl": "perl", "setpriv": "util-linux",
+}  # fmt: skip
+"""Programs that every kernel build runs, with the Debian packages that have them
+(Documentation/process/changes.rst)."""
+HEADERS = {"gelf.h": "libelf-dev"}
+"""Headers that the tools of every build include: objtool's."""
+FOR_SYMBOLS = {
+    "DEBUG_INFO_BTF": ("pahole", "dwarves"), "IKHEADERS": ("cpio", "cpio"), "KERNEL_LZ4": ("lz4", "lz4"),
+    "KERNEL_LZO": ("lzop", "lzop"), "KERNEL_XZ": ("xz", "xz-utils"), "KERNEL_ZSTD": ("zstd", "zstd"),
+    "MODULE_SIG": ("openssl/opensslv.h", "libssl-dev"),
+    "SYSTEM_TRUSTED_KEYRING": ("openssl/opensslv.h", "libssl-dev"),
+}  # fmt: skip
+"""Programs and headers that a build needs where a symbol is set, with the Debian packages that have them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +56,9 @@ class TreeBuild:
     """A finished build. ``kernel`` and ``signature`` are None where it failed; ``error`` then says why.
 
     ``folder`` is the build folder, which the next build of the same tree and configuration changes; ``log``
-    is what make printed. ``seconds`` is what configuring and building took.
+    is what make printed. ``seconds`` is what configuring and building took, ``make_seconds`` make alone.
+    ``absent`` are symbols that were asked for and that this tree does not have; ``errors`` are the first few
+    of a build that failed.
     """
 
     kernel: Kernel | None
@@ -50,6 +67,25 @@ class TreeBuild:
     folder: Path
     log: Path
     seconds: float
+    absent: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    make_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to build: the configuration, the compiler's name, make's targets.
+
+    ``jobs`` is how many compilers run at a time (None: as many as there are processors); ``timeout`` is in
+    seconds. With ``lenient``, symbols that a tree does not have are no error.
+    """
+
+    config: Config
+    compiler: str = "gcc"
+    targets: tuple[str, ...] = ("bzImage", "modules")
+    jobs: int | None = None
+    timeout: float = BUILD_TIMEOUT
+    lenient: bool = False
 
 
 def packaged_source(package: str = "linux-source-6.1", *, progress: Progress = lambda _: None) -> Path:
@@ -78,13 +114,45 @@ def packaged_source(package: str = "linux-source-6.1", *, progress: Progress = l
     return cached("source", f"{package}_{version[1]}".replace(":", "."), make) / package
 
 
+@lru_cache
+def compiler_version(compiler: str) -> str:
+    """Return what a compiler says of its version; raises UserError where there is none of that name."""
+    if shutil.which(compiler) is None:
+        raise UserError(f"no compiler {compiler} on this machine", hint=f"apt-get install {compiler}")
+    done = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
+    if done.returncode or not done.stdout:
+        raise UserError(f"{compiler} is no compiler: it does not tell its version")
+    return done.stdout
+
+
+def check_tools(compiler: str, config: Path | None = None) -> None:
+    """Raise UserError where something is missing that kernels are built with; it names Debian's package.
+
+    With a .config, what its symbols need counts, too.
+    """
+    compiler_version(compiler)
+    needed = {**TOOLS, **HEADERS}
+    if config is not None:
+        values = parse_config(config.read_text())
+        needed.update(pair for symbol, pair in FOR_SYMBOLS.items() if values.get(symbol) == "y")
+    missing = {name: package for name, package in needed.items() if not _is_here(name, compiler)}
+    if missing:
+        what = ", ".join(f"{name} ({package})" for name, package in sorted(missing.items()))
+        packages = " ".join(sorted(set(missing.values())))
+        raise UserError(f"the kernel can't be built here without {what}", hint=f"apt-get install {packages}")
+
+
+@lru_cache
+def _is_here(name: str, compiler: str) -> bool:
+    if not name.endswith(".h"):
+        return shutil.which(name) is not None
+    command = [compiler, "-fsyntax-only", "-include", name, "-x", "c", "/dev/null"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
 def build_folder(tree: Path, config: Config, compiler: str = "gcc") -> Path:
     """Return the folder that ``tree`` is built in with ``config`` and ``compiler``; it may not exist yet."""
-    if shutil.which(compiler) is None:
-        raise UserError(f"no compiler {compiler} on this machine")
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    base = config.base.read_bytes() if isinstance(config.base, Path) else config.base
-    return cache_root() / "tree" / digest(str(tree.resolve()), base, *config.fragments, version)
+    return cache_root() / ROOM / digest(str(tree.resolve()), *config.texts(), compiler_version(compiler))
 
 
 def build_tree(
@@ -103,25 +171,72 @@ def build_tree(
     where there is no kernel source or the configuration can't be had as asked for, MachineryError where the
     machine could not build (no room, no memory, killed).
     """
-    out = build_folder(tree, config, compiler)
-    log = out / "build.log"
+    recipe = Recipe(config, compiler, jobs=jobs, timeout=timeout)
+    with build_locked(tree, recipe) as out:
+        return make_tree(tree, recipe, out, progress=progress)
+
+
+@contextmanager
+def build_locked(tree: Path, recipe: Recipe) -> Iterator[Path]:
+    """Hold the build folder of a tree, and give its path; nobody else builds in it while the block lasts."""
+    out = build_folder(tree, recipe.config, recipe.compiler)
     with locked(out.with_name(out.name + ".lock")):
-        began = time.monotonic()
-        if not _is_configured(tree, out):
-            configure(tree, out, config, compiler=compiler)
-        progress(f"building {tree.name} in {out}")
-        command = ["make", "-C", str(tree), f"O={out}", f"CC={compiler}", f"-j{jobs or os.cpu_count() or 1}"]
-        # Without the map the tree's folder would stand in the debug information.
-        command += [f"KCFLAGS=-ffile-prefix-map={tree}/=", "bzImage", "modules"]
-        error = run_make(command, log, timeout)
-        if error is not None:
-            error = error.replace(f"{tree}/", "").replace(f"{out}/", "")
-            return TreeBuild(None, None, error, out, log, time.monotonic() - began)
-        (out / STAMP).write_text(_configuration(tree, out))
-        kernel = _built(out)
-        seconds = time.monotonic() - began
+        new = not out.is_dir()
+        out.mkdir(parents=True, exist_ok=True)
+        touch(out)
+        yield out
+    if new:
+        keep_newest(ROOM, KEPT)
+
+
+def make_tree(
+    tree: Path, recipe: Recipe, out: Path, *, since: int | None = None, progress: Progress = lambda _: None
+) -> TreeBuild:
+    """Configure where needed and build in ``out``, which the caller holds; raises as ``build_tree``."""
+    log = out / "build.log"
+    began = time.monotonic()
+    if not _is_configured(tree, out):
+        configure(tree, out, recipe.config, compiler=_cc(recipe.compiler), lenient=recipe.lenient)
+    check_tools(recipe.compiler, out / ".config")
+    absent = absent_symbols(out / ".config", recipe.config)
+    progress(f"building {tree.name} in {out}")
+    command = ["make", "-C", str(tree), f"O={out}", f"CC={_cc(recipe.compiler)}", "LOCALVERSION="]
+    # Without the map the tree's folder would stand in the debug information.
+    command += [f"-j{recipe.jobs or os.cpu_count() or 1}", f"KCFLAGS=-ffile-prefix-map={tree}/="]
+    making = time.monotonic()
+    error = run_make(
+        [*command, *recipe.targets],
+        log,
+        recipe.timeout,
+        since=since,
+        watch=lambda seconds: progress(f"building for {seconds:.0f} s: {_made(log)} files made"),
+    )
+    making = time.monotonic() - making
+    if stamp := _configuration(tree, out):
+        (out / STAMP).write_text(stamp)
+    if error is not None:
+        failed = log.read_text(errors="replace").replace(f"{tree}/", "").replace(f"{out}/", "")
+        errors = (error,) if error.startswith(TOO_LONG) else tuple(errors_of(failed))
+        return TreeBuild(None, None, errors[0], out, log, time.monotonic() - began, absent, errors, making)
+    kernel = _built(out)
     assert kernel.vmlinux
-    return TreeBuild(kernel, image_signature(kernel.vmlinux), None, out, log, seconds)
+    signature = image_signature(kernel.vmlinux, kernel.release)
+    return TreeBuild(kernel, signature, None, out, log, time.monotonic() - began, absent, (), making)
+
+
+def _cc(compiler: str) -> str:
+    return f"ccache {compiler}" if shutil.which("ccache") else compiler
+
+
+def _made(log: Path) -> int:
+    return log.read_bytes().count(b"\n  ")
+
+
+def absent_symbols(config: Path, wanted: Config) -> tuple[str, ...]:
+    """Return the symbols that a person asked for and that are not in a .config as ``configure`` left it."""
+    values = parse_config(config.read_text())
+    asked = {name: value for text in wanted.fragments for name, value in parse_config(text).items()}
+    return tuple(name for name, value in asked.items() if values.get(name, "n") != value)
 
 
 def _configuration(tree: Path, out: Path) -> str:
@@ -145,26 +260,5 @@ def _is_configured(tree: Path, out: Path) -> bool:
 
 def _built(out: Path) -> Kernel:
     release = (out / "include/config/kernel.release").read_text().strip()
-    return Kernel(image=out / "arch/x86/boot/bzImage", release=release, headers=out, vmlinux=out / "vmlinux")
-
-
-def image_signature(vmlinux: Path) -> str:
-    """Return a hash (64 hex digits) of what a vmlinux is once loaded: its allocated sections.
-
-    Build ids and BTF are left out; user, host, time and build number were fixed when it was built. Raises
-    UserError where the file is not ELF.
-    """
-    total = hashlib.sha256()
-    try:
-        with vmlinux.open("rb") as file:
-            for section in ELFFile(file).iter_sections():
-                if not section["sh_flags"] & SH_FLAGS.SHF_ALLOC or section.name.startswith(NOT_CODE):
-                    continue
-                name = section.name.encode()
-                size = section["sh_size"]
-                total.update(struct.pack("<IQ", len(name), size) + name)
-                if section["sh_type"] != "SHT_NOBITS":
-                    total.update(section.data())
-    except (ELFError, OSError, struct.error) as error:
-        raise UserError(f"{vmlinux} is no kernel: {error}") from error
-    return total.hexdigest()
+    image = out / f"arch/{SOURCE_ARCH}/boot/bzImage"
+    return Kernel(image=image, release=release, headers=out, vmlinux=out / "vmlinux")
