@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ktriage.history.repository import Repository
-from ktriage.people.later import later_commits, touched_since
+from ktriage.people.later import MOST_FILES, later_commits, touched_since
 
 
 def test_reverts_fixes_and_mentions_on_any_branch(repo):
@@ -41,3 +41,9 @@ def test_who_touched_the_files_since(repo):
     since = touched_since(Repository(Path(repo.path)), culprit, tip)
     assert (since.commits, since.authors) == (2, ("A Developer",))
     assert touched_since(Repository(repo.path), tip, tip).commits == 0
+
+
+def test_nobody_looks_after_an_import(repo):
+    culprit = repo.commit("import", {f"dir/file{n}.c": "0\n" for n in range(MOST_FILES + 1)})
+    tip = repo.commit("one", {"dir/file1.c": "1\n"})
+    assert touched_since(Repository(repo.path), culprit, tip) is None

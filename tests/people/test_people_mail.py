@@ -4,6 +4,8 @@ import email
 import email.policy
 import gzip
 import json
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,10 +16,21 @@ import pytest
 from ktriage.bisect.log import LogWriter
 from ktriage.bisect.types import Answer, Candidate, End, Run, Start
 from ktriage.cli import main
-from ktriage.people.mail import Finding, as_text, body, draft
+from ktriage.jobs.mail_parts import keyword_text
+from ktriage.people.definitions import where_defined
+from ktriage.people.mail import Finding, Sighting, as_text, body, draft
 from ktriage.people.recipients import Recipient, Recipients, commit_recipients
 from ktriage.people.trailers import Trailer, fixes, message_id, parse_trailers, patch_message_id
 from ktriage.words import OutcomeKind
+
+SOMEONE = {
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_AUTHOR_NAME": "Me",
+    "GIT_AUTHOR_EMAIL": "me@here.org",
+    "GIT_COMMITTER_NAME": "Me",
+    "GIT_COMMITTER_EMAIL": "me@here.org",
+}
+GIT_CORE = subprocess.run(["git", "--exec-path"], capture_output=True, text=True, check=True).stdout.strip()
 
 MESSAGE = """tcp, ulp: fix leftover icsk_ulp_ops preventing sock from reattach
 
@@ -147,6 +160,11 @@ def test_text_beyond_ascii_is_8bit_utf8_and_not_encoded():
     assert "\x00" not in text
 
 
+def test_a_bug_is_called_so_once():
+    mail = draft(Sighting("BUG: corrupted list in f"), [], sender=("Me", "me@here.org"), date=WHEN)
+    assert mail["Subject"] == "[BUG] corrupted list in f"
+
+
 def test_a_title_cannot_add_headers():
     finding = replace(FINDING, title="x\r\nBcc: all@lists.org\r\n\r\nbody", author="a\nb", subject="c\nd")
     text = as_text(draft(finding, [], sender=("Me\nBcc: z@z", "me@here.org"), date=WHEN))
@@ -266,3 +284,165 @@ def test_report_comes_from_any_log_and_the_log_from_standard_input(bisected, tmp
     said = email.message_from_string(done.stdout, policy=email.policy.default).get_content()
     assert " tcp_cleanup_ulp+0x33/0x50\n" in said
     assert said.index("------------[ cut here") > said.index("The crash")
+
+
+def test_headers_are_folded_and_message_ids_are_not():
+    people = [Recipient(f"Person Number {n} Ünïcode", f"p{n}@example.org", "to", ()) for n in range(40)]
+    long_id = "x" * 120 + "@mail.example.org"
+    text = as_text(draft(FINDING, people, sender=("Me", "me@here.org"), date=WHEN, in_reply_to=long_id))
+    head = text.partition("\n\n")[0]
+    assert f"\nIn-Reply-To: <{long_id}>\n" in head
+    assert max(len(line) for line in head.splitlines() if long_id not in line) <= 78
+    parsed = email.message_from_string(text, policy=email.policy.default)
+    assert len(parsed["To"].addresses) == 40
+    assert parsed["To"].addresses[7].display_name == "Person Number 7 Ünïcode"
+
+
+@pytest.mark.parametrize("length", range(10, 60))
+def test_addresses_are_folded_between_them_and_nowhere_else(length):
+    people = [
+        Recipient("Jürgen Sørensen", "j@x.org", "to", ()),
+        Recipient("Doe, Jane", "jane@x.org", "to", ()),
+        Recipient("A" * length, "a@x.org", "to", ()),
+        Recipient("", "list@x.org", "to", ()),
+    ]
+    text = as_text(draft(FINDING, people, sender=("Zoë", "me@here.org"), date=WHEN))
+    assert "=2C" not in text
+    parsed = email.message_from_string(text, policy=email.policy.default)
+    told = [(one.display_name, one.addr_spec) for one in parsed["To"].addresses]
+    assert told == [(person.name, person.address) for person in people]
+    assert parsed["From"].addresses[0].display_name == "Zoë"
+
+
+@pytest.mark.skipif(not shutil.which("git-send-email", path=GIT_CORE), reason="git-email is not installed")
+def test_git_send_email_takes_it(tmp_path):
+    people = [Recipient("Dæna Authör", "dana@author.org", "to", ()), Recipient("", "l@lists.org", "cc", ())]
+    finding = replace(FINDING, report="zażółć " * 30)
+    mail = tmp_path / "mail.eml"
+    mail.write_text(
+        as_text(draft(finding, people, sender=("Me", "me@here.org"), date=WHEN, in_reply_to="a@b"))
+    )
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    done = subprocess.run(
+        ["git", "send-email", "--dry-run", "--confirm=never", "--smtp-server=/bin/true", mail],
+        cwd=tmp_path, capture_output=True, text=True, env={**os.environ, **SOMEONE},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "dana@author.org" in done.stdout
+    assert "Cc: l@lists.org" in done.stdout
+    assert "In-Reply-To: <a@b>" in done.stdout
+    assert "Subject: [bisected] WARNING in module_put" in done.stdout
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A kernel's source, as far as the mail looks at it."""
+    root = tmp_path / "linux"
+    files = {
+        "MAINTAINERS": "TCP\nM:\tEve Dunn <eve@net.org>\nL:\tnetdev@lists.org\nF:\tnet/ipv4/tcp*.c\n"
+        "\nMODULES\nM:\tMo <mo@modules.org>\nF:\tkernel/module/\n",
+        "net/ipv4/tcp_ulp.c": "void tcp_cleanup_ulp(struct sock *sk)\n{\n}\n",
+        "net/ipv4/tcp.c": "\ttcp_cleanup_ulp(sk);\nvoid tcp_cleanup_ulp(struct sock *sk);\n",
+        "kernel/module/main.c": "void module_put(struct module *module)\n{\n}\n",
+    }
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def test_mail_about_a_report_alone(tree, tmp_path, capsys):
+    log = tmp_path / "console.log"
+    log.write_bytes(CONSOLE)
+    command = ["mail", "--report", str(log), "--tree", str(tree), "--from", "me@here.org"]
+    assert main(command) == 0
+    parsed = email.message_from_string(capsys.readouterr().out, policy=email.policy.default)
+    assert parsed["Subject"] == "[BUG] WARNING in module_put"
+    # module_put is where it shows; who called it is at home.
+    assert parsed["To"] == "Eve Dunn <eve@net.org>"
+    assert parsed["Cc"] == "netdev@lists.org"
+    said = parsed.get_content()
+    assert "points to net/ipv4/tcp_ulp.c" in " ".join(said.split())
+    assert " tcp_cleanup_ulp+0x33/0x50\n" in said
+    assert main([*command, "--file", "kernel/module/main.c"]) == 0
+    assert "To: Mo <mo@modules.org>" in capsys.readouterr().out
+
+
+def test_mail_about_a_report_in_a_repository(tree, tmp_path, capsys):
+    log = tmp_path / "console.log"
+    log.write_bytes(CONSOLE)
+    for words in (
+        ["init", "-q"],
+        ["add", "-A"],
+        ["-c", "user.name=A", "-c", "user.email=a@b.org", "commit", "-qm", "x"],
+    ):
+        subprocess.run(["git", "-C", tree, *words], check=True)
+    for path in tree.rglob("*.c"):
+        path.unlink()
+    command = ["mail", "--report", str(log), "--tree", str(tree), "--rev", "HEAD", "--from", "me@here.org"]
+    assert main(command) == 0
+    assert "To: Eve Dunn <eve@net.org>" in capsys.readouterr().out
+
+
+def test_bad_input_about_a_report_is_one_line_and_exit_2(bisected, tree, tmp_path, capsys):
+    log = tmp_path / "console.log"
+    log.write_bytes(CONSOLE)
+    report = ["--report", str(log), "--from", "me@here.org"]
+    cases = [
+        [],
+        ["--log", str(bisected), "--tree", str(tree)],
+        ["--tree", str(tree)],
+        [*report, "--tree", str(tmp_path / "absent")],
+        [*report, "--tree", str(tmp_path)],
+        [*report, "--tree", str(tree), "--file", "../console.log"],
+        [*report, "--tree", str(tree), "--rev", "HEAD"],
+        [*report, "--tree", str(tree), "--regzbot"],
+    ]
+    for case in cases:
+        assert main(["mail", *case]) == 2, case
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert len([line for line in captured.err.splitlines() if line.startswith("ktriage mail:")]) == 1, (
+            case
+        )
+
+
+def test_where_functions_are_defined(tree):
+    (tree / "arch/x86").mkdir(parents=True)
+    (tree / "arch/arm").mkdir(parents=True)
+    for name in ("arch/x86/a.c", "arch/arm/a.c"):
+        (tree / name).write_text("static __init int setup(void)\n{\n")
+    found = where_defined(tree, ["tcp_cleanup_ulp", "module_put", "setup", "nothing", "a b; rm"])
+    assert found == {
+        "tcp_cleanup_ulp": "net/ipv4/tcp_ulp.c",
+        "module_put": "kernel/module/main.c",
+        "setup": "arch/x86/a.c",
+    }
+
+
+def test_keywords_are_looked_for_in_what_changes():
+    diff = (
+        "--- a/net_device.c\n+++ b/net_device.c\n@@ -1,2 +1,2 @@ struct key *key_get\n refcount\n-old\n+new\n"
+    )
+    assert keyword_text("subject\n\nbody", diff) == b"subject\n\nbody\nold\nnew"
+
+
+def test_a_bindings_maintainers_are_read_from_the_whole_file(repo, tmp_path):
+    binding = "maintainers:\n  - Bea Inder <bea@bindings.org>\n" + "".join(f"line {n}\n" for n in range(20))
+    good = repo.commit("add it", {"Documentation/x.yaml": binding})
+    bad = repo.commit("change a line", {"Documentation/x.yaml": binding.replace("line 19", "line of 19")})
+    answer = Answer(
+        culprit=bad, probability=0.999, candidates=(Candidate(bad, 0.999),), runs=1, revisions=1, builds=1,
+        outcomes={"crashed": 1}, seconds=1.0, verdict="culprit",
+    )  # fmt: skip
+    log = tmp_path / "bisection.jsonl"
+    start = Start(
+        str(repo.path), good, bad, 1, 0.998, 0, 0.0, commits=(bad,), subjects=("x",), parents=((-1,),)
+    )
+    with LogWriter(log) as writer:
+        writer.write(start)
+        writer.write(Run("a1", bad, 1.0, OutcomeKind.CRASHED, title="BUG"))
+        writer.write(End(answer, 1.0))
+    out = tmp_path / "mail.eml"
+    assert main(["mail", "--log", str(log), "-o", str(out)]) == 0
+    assert "Bea Inder <bea@bindings.org>" in out.read_text()

@@ -16,6 +16,7 @@ _REVERT = re.compile(r"\bThis reverts commit ([0-9a-f]{7,40})\b")
 _HASH = re.compile(r"\b[0-9a-f]{8,40}\b")
 _FORM = "%H%x00%an%x00%aI%x00%s%x00%b%x01"
 MOST = 100
+MOST_FILES = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +73,21 @@ def _how(message: str, commit: str) -> str | None:
     return "mentions" if any(commit.startswith(name) for name in _HASH.findall(message)) else None
 
 
-def touched_since(repository: Repository, commit: str, tip: str) -> Touched:
-    """Return who changed, between ``commit`` and ``tip``, the files that ``commit`` changed."""
+def touched_since(repository: Repository, commit: str, tip: str) -> Touched | None:
+    """Return who changed, between ``commit`` and ``tip``, the files that ``commit`` changed.
+
+    None where these are more than ``MOST_FILES``, as an import's or a merge's may be.
+    """
     files = repository.files(commit)
+    if len(files) > MOST_FILES:
+        return None
     if not files:
         return Touched(0, ())
+    paths = "".join(f":(top,literal){file}\n" for file in files)
     text = git(
         repository.path,
-        "log",
-        "--no-merges",
-        "--format=%an",
-        tip,
-        f"^{commit}",
-        "--",
-        *(f":(top,literal){f}" for f in files),
+        *("log", "--no-merges", "--format=%an", "--stdin"),
+        stdin=f"{tip}\n^{commit}\n--\n{paths}",
     )
     names = text.split("\n")[:-1]
     busiest = sorted(dict.fromkeys(names), key=names.count, reverse=True)

@@ -14,6 +14,7 @@ from ktriage import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
+    from email.headerregistry import Address
 
     from ktriage.people.recipients import Recipient
 
@@ -21,6 +22,7 @@ WIDTH = 72
 """Columns of prose, as Documentation/process/email-clients.rst and the lists' habits have it."""
 MOST_LINE = 998
 """Characters in a line, RFC 5322, 2.1.1."""
+MOST_HEADER_COLUMNS = 78
 MOST_REPORT_LINES = 400
 
 _POLICY = email.policy.default.clone(linesep="\n", cte_type="8bit", max_line_length=MOST_LINE)
@@ -49,6 +51,21 @@ class Finding:
     runner_up: str | None = None
     verification: Sequence[str] = ()
     evidence: Sequence[str] = ()
+    report: str = ""
+    kernel: str | None = None
+    reproduce: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What the mail about a crash says whose commit is not known.
+
+    ``blamed`` says in words which files it is put down to; ``report``, ``kernel`` and ``reproduce`` are as
+    with ``Finding``.
+    """
+
+    title: str
+    blamed: str = ""
     report: str = ""
     kernel: str | None = None
     reproduce: str = ""
@@ -105,19 +122,35 @@ def body(finding: Finding, *, regzbot: bool = False) -> str:
         parts += [_prose(f"The crash{kernel}:"), "\n".join(_verbatim(finding.report))]
     if finding.evidence:
         parts += ["What else was seen:", "\n".join(f"  {_line(line)}" for line in finding.evidence)]
-    if finding.reproduce:
-        parts += [
-            "To reproduce it:",
-            "\n".join(f"  {line}".rstrip() for line in _verbatim(finding.reproduce)),
-        ]
+    parts += _reproduction(finding.reproduce)
     if regzbot:
         parts.append(f"#regzbot introduced: {short}")
     parts.append(f"Found with ktriage {__version__}.")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _reproduction(text: str) -> list[str]:
+    lines = (f"  {line}".rstrip() for line in _verbatim(text))
+    return ["To reproduce it:", "\n".join(lines)] if text else []
+
+
+def sighting_body(sighting: Sighting) -> str:
+    """Return the text of a mail about a crash whose commit is not known."""
+    kernel = f" on Linux {sighting.kernel}" if sighting.kernel else ""
+    parts = [
+        "Hello,",
+        _prose(
+            f'"{sighting.title}" was seen{kernel}. Which commit brought it is not known. {sighting.blamed}'
+        ),
+        "\n".join(_verbatim(sighting.report)),
+        *_reproduction(sighting.reproduce),
+        f"Read with ktriage {__version__}.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
 def draft(
-    finding: Finding,
+    about: Finding | Sighting,
     recipients: Sequence[Recipient],
     *,
     sender: tuple[str, str],
@@ -125,28 +158,50 @@ def draft(
     in_reply_to: str | None = None,
     regzbot: bool = False,
 ) -> EmailMessage:
-    """Return the mail about ``finding``.
+    """Return the mail about a culprit, or about a crash without one.
 
     ``sender`` is (name, address). ``in_reply_to`` is the Message-Id, without brackets, of the mail that
-    brought the patch. Nothing in it comes out folded or encoded in a way that a kernel list refuses: text
-    is UTF-8, 7bit or 8bit, never base64, quoted-printable or HTML.
+    brought the patch. Nothing in it comes out encoded in a way that a kernel list refuses: text is UTF-8,
+    7bit or 8bit, never base64, quoted-printable or HTML. ``regzbot`` is for a culprit only.
     """
+    kind = "bisected" if isinstance(about, Finding) else "BUG"
     message = EmailMessage(policy=_POLICY)
     message["From"] = formataddr((_line(sender[0]), sender[1]))
     for field in ("to", "cc"):
         addresses = [formataddr((_line(r.name), r.address)) for r in recipients if r.field == field]
         if addresses:
             message[field.capitalize()] = ", ".join(addresses)
-    message["Subject"] = f"[bisected] {_line(finding.title)}"
+    message["Subject"] = f"[{kind}] {_line(about.title).removeprefix(f'{kind}: ')}"
     message["Date"] = format_datetime(date)
     message["Message-ID"] = make_msgid(domain=sender[1].rpartition("@")[2] or "localhost")
     if in_reply_to:
         message["In-Reply-To"] = message["References"] = f"<{in_reply_to}>"
-    text = body(finding, regzbot=regzbot)
+    text = body(about, regzbot=regzbot) if isinstance(about, Finding) else sighting_body(about)
     message.set_content(text, cte="7bit" if text.isascii() else "8bit")
     return message
 
 
 def as_text(message: EmailMessage) -> str:
-    """Return the mail as a file that mail programs and git send-email read."""
-    return message.as_bytes(policy=_POLICY).decode("utf-8", errors="replace")
+    """Return the mail as a file that mail programs and git send-email read.
+
+    Lists of addresses are folded at 78 columns (RFC 5322, 2.1.1), between addresses. The other headers are
+    not: Python would encode what has no space to fold at, and a Message-Id that is encoded is none.
+    """
+    lines = []
+    for name, value in message.items():
+        addresses = getattr(value, "addresses", None)
+        lines.append(_folded(name, addresses) if addresses else _POLICY.fold(name, value))
+    text = message.as_bytes(policy=_POLICY).decode("utf-8", errors="replace")
+    return "".join(lines) + "\n" + text.partition("\n\n")[2]
+
+
+def _folded(name: str, addresses: Sequence[Address]) -> str:
+    """Return a header of addresses; Python's own folding may encode a comma between two of them."""
+    lines = [f"{name}:"]
+    for place, address in enumerate(addresses):
+        word = formataddr((address.display_name, address.addr_spec))
+        word += "," if place + 1 < len(addresses) else ""
+        if lines[-1] != f"{name}:" and len(lines[-1]) + 1 + len(word) > MOST_HEADER_COLUMNS:
+            lines.append("")
+        lines[-1] += f" {word}"
+    return "\n".join(lines) + "\n"

@@ -64,22 +64,30 @@ class Recipients:
     """Collects people: each once, in To if any reason puts them there, in the order in which they came.
 
     Two addresses under one name are one person, who gets mail at the first (get_maintainer.pl's rule).
+    Addresses in ``ignore`` get none. Those in ``unless_listed`` asked to be left out where they are found by
+    a commit or in a file, as a tree's .get_maintainer.ignore has it: what they stand for in MAINTAINERS they
+    want to hear of (get_maintainer.pl of Linux 6.1 looks at it in vcs_assign() only).
     """
 
-    def __init__(self, ignore: Iterable[str] = ()) -> None:
+    def __init__(self, ignore: Iterable[str] = (), unless_listed: Iterable[str] = ()) -> None:
         self._ignored = {address.lower() for address in ignore}
+        self._unless_listed = {address.lower() for address in unless_listed}
         self._found: dict[str, Recipient] = {}
         self._named: dict[str, str] = {}
         self.left_out: list[LeftOut] = []
 
-    def add(self, name: str, address: str, field: str, reason: str) -> None:
-        """Add an address with a reason, unless it is one that mail can't or shouldn't go to."""
+    def add(self, name: str, address: str, field: str, reason: str, *, listed: bool = False) -> None:
+        """Add an address with a reason, unless it is one that mail can't or shouldn't go to.
+
+        ``listed`` says that it stands in MAINTAINERS for what is written about.
+        """
         key = address.lower()
-        refusal = self._refusal(key)
+        refusal = self._refusal(key, listed=listed)
         if refusal:
             if all(left.address != address for left in self.left_out):
                 self.left_out.append(LeftOut(address, refusal))
             return
+        self.left_out = [left for left in self.left_out if left.address.lower() != key]
         if name:
             key = self._named.setdefault(name.lower(), key)
         old = self._found.get(key)
@@ -91,8 +99,8 @@ class Recipients:
             old.name or name, old.address, TO if TO in (old.field, field) else CC, reasons
         )
 
-    def _refusal(self, key: str) -> str | None:
-        if key in self._ignored:
+    def _refusal(self, key: str, *, listed: bool) -> str | None:
+        if key in self._ignored or (key in self._unless_listed and not listed):
             return "asked to be left out"
         if key in _NOT_FOR_REPORTS:
             return "asks for a backport, is no address for reports"

@@ -29,7 +29,10 @@ ROLES = {
 
 @dataclass(frozen=True, slots=True)
 class People:
-    """Who looks after the files of a tree; ``ignored`` are addresses that asked to be left out."""
+    """Who looks after the files of a tree.
+
+    ``ignored`` are addresses that want no mail but what they stand for in MAINTAINERS.
+    """
 
     maintainers: Maintainers
     mailmap: Mailmap
@@ -61,7 +64,7 @@ class People:
 
         ``files`` are paths from the top of the tree, with their contents where these are to count.
         """
-        found = into or Recipients(self.ignored)
+        found = into or Recipients(unless_listed=self.ignored)
         concerned: dict[int, tuple[Section, list[str]]] = {}
         for path, content in files.items():
             for match in self.maintainers.match(path, content):
@@ -70,11 +73,15 @@ class People:
         for section, paths in concerned.values():
             self._section(found, section, _paths(paths), maintainers)
         for path, content in files.items():
-            if content and path.endswith(".yaml"):
-                for name, address in addresses_in(content):
-                    found.add(*self.mailmap.map(name, address), maintainers, f"is named in {path}")
+            self.named_in(path, content or b"", maintainers, found)
         self._lists(found, [section for section, _ in concerned.values()])
         return found
+
+    def named_in(self, path: str, content: bytes, field: str, into: Recipients) -> None:
+        """Collect whom a device tree binding names as its maintainers; other files name nobody."""
+        if path.endswith(".yaml"):
+            for name, address in addresses_in(content):
+                into.add(*self.mailmap.map(name, address), field, f"is named in {path}")
 
     def _section(self, found: Recipients, section: Section, paths: str, field: str) -> None:
         role = ROLES.get(section.status.lower(), "looks after")
@@ -88,16 +95,16 @@ class People:
         """Add the lists after all people; those for subscribers only take no mail from others."""
         for section in sections:
             for value in section.values("L"):
-                # One section names its list as people are named; get_maintainer.pl takes its first word.
-                name, address = split_address(value) if "<" in value else ("", value.split(" ")[0])
+                # Of a list that is named as people are, get_maintainer.pl makes its first word: no address.
+                address = value.split(" ")[0]
                 if "@" in address and SUBSCRIBERS_ONLY not in value:
                     everything = section.name == "THE REST"
                     reason = "is the list for everything" if everything else f"is the list of {section.name}"
-                    found.add(*self.mailmap.map(name, address), CC, reason)
+                    found.add(*self.mailmap.map("", address), CC, reason, listed=True)
 
     def _add(self, found: Recipients, value: str, field: str, reason: str) -> None:
         for name, address in split_addresses(value):
-            found.add(*self.mailmap.map(name, address), field, reason)
+            found.add(*self.mailmap.map(name, address), field, reason, listed=True)
 
 
 def _paths(paths: list[str]) -> str:
