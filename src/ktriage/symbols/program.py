@@ -141,7 +141,7 @@ class DebugFiles:
         self._loaded: dict[str | None, Loaded | None] = {None: None}
         self.unusable: dict[str, str] = {}
         layout = read_layout(vmlinux) if vmlinux else None
-        self.program = drgn.Program(layout.platform if layout else drgn.host_platform)
+        self.program: drgn.Program = drgn.Program(layout.platform if layout else drgn.host_platform)
         # Only what is named gets loaded: no search of this machine, no download.
         self.program.set_enabled_debug_info_finders([])
         if layout:

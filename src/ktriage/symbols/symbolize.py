@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ktriage.console.types import Crash, Frame
 from ktriage.symbols.program import DebugFiles, Loaded
@@ -48,13 +48,34 @@ def build_ids(text: str) -> dict[str | None, str]:
     return found | ({None: kernel[1]} if kernel else {})
 
 
+class Files(Protocol):
+    """Where a symbolizer looks: ``DebugFiles``, or what a dump has loaded already."""
+
+    unusable: dict[str, str]
+
+    @property
+    def program(self) -> drgn.Program:
+        """The program that has the kernel's and its modules' symbols."""
+
+    @property
+    def release(self) -> str | None:
+        """The kernel's release, where it is known."""
+
+    def loaded(self, module: str | None) -> Loaded | None:
+        """Return where a module (None: the kernel) is."""
+
+
 class Symbolizer:
     """Finds source lines for frames; ``notes`` says what it could not find, and why, each once."""
 
     def __init__(
-        self, vmlinux: Path | None = None, modules: Iterable[Path] = (), build_dir: Path | None = None
+        self,
+        vmlinux: Path | None = None,
+        modules: Iterable[Path] = (),
+        build_dir: Path | None = None,
+        files: Files | None = None,
     ) -> None:
-        self._files = DebugFiles(vmlinux, modules)
+        self._files: Files = files or DebugFiles(vmlinux, modules)
         self._prefix = f"{build_dir}/" if build_dir else ""
         self._seen: dict[tuple[str | None, str, int | None], int | None] = {}
         self._refused: frozenset[str | None] = frozenset()
@@ -172,7 +193,11 @@ class Symbolizer:
         if len(fitting) == 1:
             return fitting.pop()
         if fitting:
-            self._note(f"{frame.function}: may be any of {', '.join(self._places(fitting))}")
+            places = list(dict.fromkeys(self._places(fitting)))
+            if len(places) == 1:
+                # A function of a header that was compiled more than once, to code of the same size.
+                return min(fitting)
+            self._note(f"{frame.function}: may be any of {', '.join(places)}")
             return None
         sizes = ", ".join(f"{symbol.size:#x}" for symbol in symbols)
         self._note(
