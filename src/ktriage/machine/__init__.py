@@ -2,7 +2,7 @@
 
 from ktriage.machine.guest import BootFailedError, Guest, GuestSpec, prepare
 from ktriage.machine.image import Program
-from ktriage.machine.run import End, GuestRun, Plan, Step, run
+from ktriage.machine.run import End, GuestRun, Plan, Step, not_up, run
 from ktriage.machine.vm import kill_all
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Program",
     "Step",
     "kill_all",
+    "not_up",
     "prepare",
     "run",
 ]

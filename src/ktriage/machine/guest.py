@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
 
 from ktriage.cache import cached, digest, keep_newest, touch
@@ -31,7 +32,10 @@ CMDLINE = "console=ttyS0,115200 ignore_loglevel log_buf_len=1M loglevel=8 oops=p
 
 @dataclass(frozen=True, slots=True)
 class GuestSpec:
-    """What to boot, on what, with what in it. ``modules`` is a /lib/modules/RELEASE folder, or None."""
+    """What to boot, on what, with what in it. ``modules`` is a /lib/modules/RELEASE folder, or None.
+
+    With ``trace`` the guest can record trace events (tracer.c) and send them to the host.
+    """
 
     kernel: Path
     modules: Path | None = None
@@ -42,6 +46,7 @@ class GuestSpec:
     cmdline: str = ""
     accel: str = "auto"
     boot_timeout: float = 60.0
+    trace: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +76,17 @@ def prepare(spec: GuestSpec, *, restore: bool = True, progress: Progress = lambd
     MachineryError where QEMU or the disk fails.
     """
     check_image(spec.kernel)
-    programs = tuple(compile_static(program) for program in spec.programs)
-    image = build_image(modules=spec.modules, drivers=spec.drivers, programs=programs)
+    tracer = (Program(Path(str(resources.files("ktriage.machine") / "tracer.c"))),) if spec.trace else ()
+    programs = tuple(compile_static(program) for program in (*spec.programs, *tracer))
+    drivers = (*spec.drivers, "virtio_console") if spec.trace else spec.drivers
+    image = build_image(modules=spec.modules, drivers=drivers, programs=programs)
     hardware = Hardware(
-        spec.kernel, image, f"{CMDLINE} {spec.cmdline}".strip(), spec.memory_mib, spec.cpus, accel="tcg"
+        kernel=spec.kernel,
+        initrd=image,
+        cmdline=f"{CMDLINE} {spec.cmdline}".strip(),
+        memory_mib=spec.memory_mib,
+        cpus=spec.cpus,
+        trace=spec.trace,
     )
     names = accelerators.candidates(spec.accel)
     for name in names:

@@ -8,7 +8,7 @@ import os
 import re
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -83,6 +83,7 @@ class GuestRun:
     """What a run left behind.
 
     ``provoked`` is the offset into ``console`` where what we asked a hanging guest for begins, or None.
+    ``trace`` is what came on its trace line, ``remains`` what the autopsy found.
     Seconds are the host's: until the guest was up, the plan, the dump.
     """
 
@@ -97,6 +98,8 @@ class GuestRun:
     start_seconds: float
     run_seconds: float
     dump_seconds: float
+    trace: bytes = b""
+    remains: bytes = b""
 
 
 class ControlReader:
@@ -147,25 +150,43 @@ def never(_: End) -> bool:
     return False
 
 
+async def nothing(_vm: Vm, _trace: bytes) -> bytes:
+    """Look at nothing of a guest that did not come to the end."""
+    return b""
+
+
 def run(
-    guest: Guest, plan: Plan, directory: Path, *, timeout: float, vmcore: Callable[[End], bool] = never
+    guest: Guest,
+    plan: Plan,
+    directory: Path,
+    *,
+    timeout: float,
+    vmcore: Callable[[End], bool] = never,
+    autopsy: Callable[[Vm, bytes], Awaitable[bytes]] = nothing,
 ) -> GuestRun:
     """Run ``plan`` in ``guest`` once, restored where its state was saved, else booted.
 
     ``timeout`` bounds the plan, in seconds; a guest that is not done by then is asked for its backtraces by
     SysRq and by an NMI. Where ``vmcore`` of its end is true, its memory is dumped as ELF to
-    ``directory``/vmcore. What fails of the machinery is an ``End``, not an error.
+    ``directory``/vmcore. ``autopsy`` is called with the machine, and with what it had sent on its trace line,
+    of a guest that did not come to the plan's end; it may stop it. What fails of the machinery is an
+    ``End``, not an error.
     """
-    return asyncio.run(_run(guest, plan, directory, timeout, vmcore))
+    return asyncio.run(_run(guest, plan, directory, timeout, vmcore, autopsy))
 
 
 async def _run(
-    guest: Guest, plan: Plan, directory: Path, timeout: float, vmcore: Callable[[End], bool]
+    guest: Guest,
+    plan: Plan,
+    directory: Path,
+    timeout: float,
+    vmcore: Callable[[End], bool],
+    autopsy: Callable[[Vm, bytes], Awaitable[bytes]],
 ) -> GuestRun:
     began = time.monotonic()
     reader = ControlReader()
     times = [0.0, 0.0, 0.0]
-    console = b""
+    console = trace = remains = b""
     provoked: int | None = None
     core: Path | None = None
     payload = plan.archive()
@@ -181,12 +202,15 @@ async def _run(
                 if end is End.TIMED_OUT:
                     provoked = len(vm.console.data)
                     await _backtraces(vm)
+                if end is not End.DONE:
+                    remains = await autopsy(vm, bytes(vm.trace.data) if vm.trace else b"")
                 if vmcore(end):
                     core = await dump(vm, directory / "vmcore")
                     times[2] = time.monotonic() - began - times[0] - times[1]
             finally:
                 await vm.settle()
                 console = bytes(vm.console.data)
+                trace = bytes(vm.trace.data) if vm.trace else b""
     except BootFailedError as error:
         end, detail = End.NOT_UP, error.message
     except KtriageError as error:
@@ -203,7 +227,14 @@ async def _run(
         start_seconds=times[0],
         run_seconds=times[1],
         dump_seconds=times[2],
+        trace=trace,
+        remains=remains,
     )
+
+
+def not_up(error: BootFailedError) -> GuestRun:
+    """Return the run of a guest that did not come up when it was prepared."""
+    return GuestRun(End.NOT_UP, error.message, (), {}, (), error.console, None, None, 0.0, 0.0, 0.0)
 
 
 async def _wake(vm: Vm, guest: Guest, reader: ControlReader, payload_bytes: int) -> None:

@@ -33,6 +33,7 @@ RESTORE_SECONDS = 60.0
 QMP_SECONDS = 300.0
 """How long a QMP command may take: a dump of many gigabytes is the longest."""
 
+TRACE_PORT = "ktriage.trace"
 PUMP = "pump"
 
 # The library logs an error whenever QEMU goes away; ours to judge, and to report.
@@ -41,7 +42,10 @@ logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL + 1)
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What the guest's machine is made of; a saved guest can be restored only on the same."""
+    """What the guest's machine is made of; a saved guest can be restored only on the same.
+
+    With ``trace`` it has a line on which it can send what it records: the virtio port ``ktriage.trace``.
+    """
 
     kernel: Path
     initrd: Path | None
@@ -49,6 +53,7 @@ class Hardware:
     memory_mib: int = 256
     cpus: int = 1
     accel: str = "tcg"
+    trace: bool = False
 
     def arguments(self) -> list[str]:
         """Return QEMU's arguments for the machine, without its channels."""
@@ -61,6 +66,8 @@ class Hardware:
         command += ["-kernel", str(self.kernel), "-append", self.cmdline]
         if self.initrd is not None:
             command += ["-initrd", str(self.initrd)]
+        if self.trace:
+            command += ["-device", "virtio-serial-pci"]
         return command
 
 
@@ -175,6 +182,7 @@ class Vm:
         self.console = channels["console"]
         self.control = channels["control"]
         self.output = channels["output"]
+        self.trace = channels.get("trace")
         self.events: dict[str, asyncio.Event] = {}
         self.gone = asyncio.Event()
         self.panicked = self.event("GUEST_PANICKED")
@@ -208,6 +216,25 @@ class Vm:
                 raise MachineryError("QEMU did not restore the guest")
             await asyncio.sleep(0.005 if restoring else 0)
         await self.execute("cont")
+
+    async def memory(self, address: int, size: int) -> bytes:
+        """Return ``size`` bytes at a virtual address, by the page tables of the guest's first processor.
+
+        Raises LookupError where nothing is there.
+        """
+        fd = os.memfd_create("ktriage-memory", os.MFD_CLOEXEC)
+        try:
+            # QMP's integers are signed, and addresses of a kernel are above that.
+            place = {"val": address - (1 << 64) if address >> 63 else address, "size": size}
+            await self.execute("memsave", {**place, "filename": f"/proc/{os.getpid()}/fd/{fd}"})
+            data = os.pread(fd, size, 0)
+        except MachineryError as error:
+            raise LookupError(f"no memory at {address:#x}: {error.message}") from error
+        finally:
+            os.close(fd)
+        if len(data) < size:
+            raise LookupError(f"no memory at {address:#x}")
+        return data
 
     def event(self, name: str) -> asyncio.Event:
         """Return the event that is set once QEMU has sent the QMP event ``name``."""
@@ -253,7 +280,8 @@ async def running(
     ``directory`` gets ``console.log`` and ``output.log`` with their times, and ``qemu.log`` where QEMU had
     something to say. Raises MachineryError where QEMU does not start. The process is gone afterwards.
     """
-    names = ("qmp", "console", "control", "output")
+    serial = ("console", "control", "output")
+    names = ("qmp", *serial, *(("trace",) if hardware.trace else ()))
     ours: dict[str, socket.socket] = {}
     theirs: list[int] = []
     command = [qemu_binary(), *hardware.arguments()]
@@ -263,8 +291,10 @@ async def running(
             theirs.append(other.detach())
             command += ["-chardev", f"socket,id={name},fd={theirs[-1]}"]
         command += ["-mon", "chardev=qmp,mode=control"]
-        for name in names[1:]:
+        for name in serial:
             command += ["-serial", f"chardev:{name}"]
+        if hardware.trace:
+            command += ["-device", f"virtserialport,chardev=trace,name={TRACE_PORT}"]
         theirs.append(_payload_fd(payload))
         command += ["-add-fd", f"fd={theirs[-1]},set=1", "-blockdev"]
         command += ["driver=file,node-name=payload,filename=/dev/fdset/1,read-only=on,locking=off"]
@@ -283,6 +313,8 @@ async def running(
         for fd in theirs:
             os.close(fd)
     paths = {"console": directory / "console.log", "control": None, "output": directory / "output.log"}
+    if hardware.trace:
+        paths["trace"] = None
     channels: dict[str, Channel] = {}
     qmp = QMPClient("ktriage")
     tasks: list[asyncio.Task[None]] = []
