@@ -145,6 +145,21 @@ def test_a_reset_without_a_word(trial) -> None:
 
 
 @pytest.mark.vm
+def test_a_crash_while_booting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KTRIAGE_ACCEL", "tcg")
+    path = tmp_path / "ktriage.toml"
+    panic = RIGHT.replace("\n\n[run]", '\ncmdline = "rdinit=/bin/false"\n\n[run]')
+    path.write_text(panic)
+    outcome, _ = open_lab(load_spec(path), tmp_path / "trials", restore=False).trial("it", None)
+    assert outcome.kind is OutcomeKind.BOOT_FAILED
+    assert outcome.detail == "the kernel did not boot: it panicked"
+    path.write_text(panic.replace('titles = ["WARNING in x"]', 'patterns = ["Attempted to kill init!"]'))
+    outcome, _ = open_lab(load_spec(path), tmp_path / "trials", restore=False).trial("it", None)
+    assert outcome.kind is OutcomeKind.CRASHED
+    assert outcome.hunted
+
+
+@pytest.mark.vm
 def test_a_rate_is_measured_in_parallel(trial) -> None:
     _, lab = trial("echo warn > /proc/misbehave")
     seen = []
@@ -192,7 +207,7 @@ titles = ["WARNING in x"]
         ('titles = ["WARNING in x"]', "", ":8: hunted: say what is hunted"),
         ('titles = ["WARNING in x"]', 'patterns = ["("]', ":9: hunted.patterns.0: no regular expression"),
         ("package =", "packages =", ":2: kernel.packages: unknown key"),
-        ('package = "linux-image-cloud-amd64"', "", ":1: kernel: name either a package or an image"),
+        ('package = "linux-image-cloud-amd64"', "", ":1: kernel: name one of package, image and tree"),
         ("[run]", "[guest]\nmemory = '1T'\n[run]", ":5: guest.memory: write a size such as 256M or 2G"),
         ("[run]", "[run", "at line 4"),
         ("[kernel]", "folder = 'x'\n[kernel]", ":1: folder: unknown key"),

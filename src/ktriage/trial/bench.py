@@ -9,8 +9,10 @@ from pathlib import Path
 from ktriage.errors import UserError
 from ktriage.kernel import Kernel
 from ktriage.machine import End, Guest, GuestSpec, Plan, Program, prepare, run
+from ktriage.machine.run import nothing
 from ktriage.trial.judge import LOAD_STEP, judge
 from ktriage.trial.outcome import Outcome
+from ktriage.trial.recording import START, STOP, Recording
 from ktriage.trial.spec import Spec
 from ktriage.words import OutcomeKind
 
@@ -41,6 +43,7 @@ class Bench:
     spec: Spec
     kernel: Kernel
     guest: Guest
+    recording: Recording | None = None
 
     def trial(self, directory: Path, *, module: Path | None = None, vmcore: str | None = None) -> Outcome:
         """Run the reproducer once with ``module`` and keep all of it in ``directory``, which is made.
@@ -50,14 +53,18 @@ class Bench:
         """
         directory.mkdir(parents=True, exist_ok=True)
         keep = vmcore or self.spec.run.vmcore
+        plan = self._plan(module)
         left = run(
             self.guest,
-            self._plan(module),
+            plan,
             directory,
             timeout=self.spec.run.timeout,
             vmcore=lambda end: keep == "crashed" or (keep == "hung" and end is End.TIMED_OUT),
+            autopsy=self.recording.autopsy if self.recording else nothing,
         )
         outcome = replace(judge(self.spec, left), directory=str(directory))
+        if self.recording is not None:
+            outcome = replace(outcome, refs=self.recording.finish(left, directory, plan.files))
         if left.vmcore and outcome.kind in (OutcomeKind.OK, OutcomeKind.INFRA):
             left.vmcore.unlink()
             outcome = replace(outcome, vmcore=None)
@@ -67,6 +74,9 @@ class Bench:
     def _plan(self, module: Path | None) -> Plan:
         lines: list[str] = []
         files: dict[str, bytes | Path] = {}
+        if self.recording is not None:
+            files |= self.recording.files()
+            lines.append(f"must {START}")
         table = self.spec.module
         if table is not None and module is not None:
             files[f"ktriage/{table.name}.ko"] = module
@@ -85,6 +95,8 @@ class Bench:
         if self.spec.run.settle:
             files["ktriage/settle"] = f"sleep {self.spec.run.settle}\n".encode()
             lines.append("step settle")
+        if self.recording is not None:
+            lines.append(f"step {STOP}")
         lines.append("file modules-after /proc/modules")
         return Plan(tuple(lines), files)
 
@@ -110,8 +122,13 @@ def set_up(spec: Spec, kernel: Kernel, *, restore: bool = True, progress: Progre
             cmdline=spec.kernel.cmdline,
             accel=spec.guest.accel,
             boot_timeout=spec.guest.boot_timeout,
+            trace=spec.refs is not None,
         ),
         restore=restore,
         progress=progress,
     )
-    return Bench(spec, kernel, guest)
+    if spec.refs is None:
+        return Bench(spec, kernel, guest)
+    recording = Recording(spec.refs.wanted(), guest)
+    recording.tell(progress)
+    return Bench(spec, kernel, guest, recording)

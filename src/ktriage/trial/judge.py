@@ -106,7 +106,7 @@ def _decide(
     first = crashes[0] if crashes else None
     if run.end is End.MACHINE_FAILED:
         return OutcomeKind.INFRA, run.detail, None, found
-    if run.end is End.NOT_UP:
+    if run.end is End.NOT_UP and not found.lines:
         return OutcomeKind.BOOT_FAILED, run.detail, first, found
     if found.lines:
         return OutcomeKind.CRASHED, "; ".join(found.lines), found.crash, found

@@ -13,6 +13,23 @@ from ktriage.words import OutcomeKind
 
 
 @dataclass(frozen=True, slots=True)
+class Refs:
+    """What was recorded of reference counts: the trace, and the ledger of each object in it.
+
+    ``trace`` and ``ledger`` are paths; ``objects`` says how many the ledger has, ``wrong`` are those with
+    something to report, in a line each. ``complete`` is false where the guest came to no end: what it had not
+    sent was read out of its memory if ``rescued``, and is missing otherwise.
+    """
+
+    trace: str
+    ledger: str
+    objects: int
+    wrong: tuple[str, ...] = ()
+    complete: bool = True
+    rescued: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """The outcome of one run of a reproducer.
 
@@ -21,7 +38,7 @@ class Outcome:
     ``evidence`` are lines that say why. ``modules_before`` and ``modules_after`` are /proc/modules as it
     stood before and after the reproducer, None where the guest did not get so far. Seconds are the host's:
     ``start`` until the guest was up, ``run`` the plan, ``dump`` the vmcore; ``guest`` is what the
-    reproducer's own commands took by the guest's clock.
+    reproducer's own commands took by the guest's clock. ``refs`` is what was recorded, if that was asked for.
     """
 
     kind: OutcomeKind
@@ -36,6 +53,8 @@ class Outcome:
     vmcore: str | None = None
     directory: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    built: dict[str, Any] | None = None
+    refs: Refs | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that is kept as outcome.json and printed for machines."""

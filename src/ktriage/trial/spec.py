@@ -10,12 +10,24 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ktriage.errors import UserError
+from ktriage.refs.record_events import Wanted, wanted
 
 SIZES = {"M": 1, "G": 1024}
 MODULE_NAME = re.compile(r"[A-Za-z0-9_-]+")
+OPTION = re.compile(r"(?:CONFIG_)?(\w+)=(\S.*)|#\s*(?:CONFIG_)?(\w+) is not set")
+TREE_KEYS = {"config", "options", "fragments", "debuginfo", "compiler", "patch", "jobs", "build_timeout"}
+FILE_KEYS = {"release", "modules", "headers", "vmlinux"}
 
 
 def _memory(text: str) -> str:
@@ -46,8 +58,39 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+def _option(text: str) -> str:
+    matched = OPTION.fullmatch(text.strip())
+    if matched is None:
+        raise ValueError("write CONFIG_NAME=value or # CONFIG_NAME is not set")
+    name = matched[1] or matched[3]
+    value = "n" if matched[3] else matched[2]
+    return f"# CONFIG_{name} is not set" if value == "n" else f"CONFIG_{name}={value}"
+
+
+Option = Annotated[str, AfterValidator(_option)]
+
+
+class RangedTable(_Table):
+    """Holds for revisions that contain ``since`` and do not contain ``until``; None is no bound."""
+
+    since: str | None = None
+    until: str | None = None
+
+
+class CompilerTable(RangedTable):
+    """[[kernel.compiler]]: the compiler of some revisions."""
+
+    name: str = Field(min_length=1)
+
+
+class PatchTable(RangedTable):
+    """[[kernel.patch]]: a file with a patch, applied on top of some revisions."""
+
+    file: str = Field(min_length=1)
+
+
 class KernelTable(_Table):
-    """[kernel]: a Debian package, or files."""
+    """[kernel]: a Debian package, or files, or a source tree that it is built from."""
 
     package: str | None = None
     image: str | None = None
@@ -56,11 +99,30 @@ class KernelTable(_Table):
     headers: str | None = None
     vmlinux: str | None = None
     cmdline: str = ""
+    tree: str | None = None
+    config: str = Field(default="tinyconfig", min_length=1)
+    options: tuple[Option, ...] = Field(default=(), strict=False)
+    fragments: tuple[str, ...] = Field(default=(), strict=False)
+    debuginfo: bool | None = None
+    compiler: tuple[CompilerTable, ...] = Field(default=(), strict=False)
+    patch: tuple[PatchTable, ...] = Field(default=(), strict=False)
+    jobs: int | None = Field(default=None, ge=1)
+    build_timeout: float = Field(default=7200.0, gt=0, strict=False)
+
+    @field_validator("compiler", mode="before")
+    @classmethod
+    def _one_compiler(cls, value: object) -> object:
+        return [{"name": value}] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.package is None) == (self.image is None):
-            raise ValueError("name either a package or an image")
+        if [self.package, self.image, self.tree].count(None) != 2:
+            raise ValueError("name one of package, image and tree")
+        given = self.model_fields_set
+        if self.tree is None and (wrong := sorted(given & TREE_KEYS)):
+            raise ValueError(f"{wrong[0]} goes with tree only")
+        if self.tree is not None and (wrong := sorted(given & FILE_KEYS)):
+            raise ValueError(f"{wrong[0]} goes with image only")
         return self
 
 
@@ -129,6 +191,40 @@ class HuntedTable(_Table):
         return self
 
 
+class RefsTable(_Table):
+    """[refs]: what is recorded of reference counts in each run, kept in the trial's folder with its ledger.
+
+    ``module`` is one whose uses are counted; ``get`` and ``put`` are kernel functions, each
+    ``[MODULE:]FUNCTION[:ARGUMENT[+OFFSET]]``, ARGUMENT being which of theirs is the object (1), or ``ret``,
+    and OFFSET where in it the count is.
+    ``buffer`` is the ring buffer of each processor: what comes faster than the host takes it is lost.
+    """
+
+    module: ModuleName | None = None
+    get: tuple[str, ...] = Field(default=(), strict=False)
+    put: tuple[str, ...] = Field(default=(), strict=False)
+    stacks: bool = True
+    buffer: Annotated[str, AfterValidator(_memory)] = "8M"
+
+    @field_validator("get", "put", mode="before")
+    @classmethod
+    def _one(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        try:
+            self.wanted()
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def wanted(self) -> Wanted:
+        """Return what to record."""
+        kilobytes = int(self.buffer[:-1]) * SIZES[self.buffer[-1]] << 10
+        return wanted(self.module, self.get, self.put, stacks=self.stacks, buffer_kb=kilobytes)
+
+
 class Spec(_Table):
     """A whole specification; ``folder`` is the one that its paths are relative to."""
 
@@ -137,7 +233,14 @@ class Spec(_Table):
     guest: GuestTable = GuestTable()
     run: RunTable
     hunted: HuntedTable
+    refs: RefsTable | None = None
     folder: Path = Field(default=Path(), exclude=True)
+
+    @model_validator(mode="after")
+    def _no_module(self) -> Self:
+        if self.kernel.tree is not None and self.module is not None:
+            raise ValueError("[module] goes with packaged kernels and files, not with kernel.tree")
+        return self
 
     def path(self, text: str) -> Path:
         """Return ``text`` as a path, relative to the specification's folder."""
@@ -163,7 +266,7 @@ def load_spec(path: Path) -> Spec:
     except ValidationError as error:
         # A key that is not known explains why another one is missing.
         first = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
-        keys = tuple(str(part) for part in first["loc"])
+        keys = tuple(str(part) for part in first["loc"]) or ("module",)
         message = {
             "extra_forbidden": "unknown key",
             "missing": "this key is needed",
@@ -175,18 +278,27 @@ def load_spec(path: Path) -> Spec:
 def line_of(text: str, keys: tuple[str, ...]) -> int:
     """Return the 1-based line of a key in a TOML text: its own, its table's, or the last one.
 
-    Good for errors only: it knows headers and ``key =`` lines, not inline tables.
+    Good for errors only: it knows headers and ``key =`` lines, not what stands within a value. A number among
+    the keys counts the tables of an array.
     """
-    best, depth, table = 0, 0, ""
+    best, depth = 0, 0
+    table: tuple[str, ...] = ()
+    seen: dict[tuple[str, ...], int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         stripped = line.strip()
-        if header := re.match(r"\[+\s*([^\]]+?)\s*\]+", stripped):
-            table = header[1]
-            if keys and table == keys[0] and depth < 1:
-                best, depth = number, 1
+        if header := re.match(r"(\[+)\s*([^\]]+?)\s*\]+", stripped):
+            table = place = _parts(header[2])
+            if header[1] == "[[":
+                table = place = (*table, str(seen.setdefault(table, 0)))
+                seen[table[:-1]] += 1
         elif key := re.match(r"([\w\".-]+)\s*=", stripped):
-            name = key[1].strip('"')
-            wanted = ".".join(keys[:2]) if table else (keys[0] if keys else "")
-            if depth < 2 and (f"{table}.{name}" if table else name) == wanted:
-                best, depth = number, 2
+            place = (*table, *_parts(key[1]))
+        else:
+            continue
+        if len(place) > depth and keys[: len(place)] == place:
+            best, depth = number, len(place)
     return best or text.count("\n") + 1
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    return tuple(part.strip().strip('"') for part in name.split("."))
