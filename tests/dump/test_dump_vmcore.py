@@ -152,8 +152,8 @@ def test_command(dumped, capsys):
     outcome, kernel, file = dumped
     base = ["dump", "show", outcome.vmcore, "--vmlinux", str(kernel.vmlinux), "--modules", str(file)]
     assert main([*base, "--json"]) == 0
-    summary, crash = map(json.loads, capsys.readouterr().out.splitlines())
-    assert summary["kind"] == "summary"
+    diagnosis, _, crash = map(json.loads, capsys.readouterr().out.splitlines())
+    assert diagnosis["findings"][0]["says"] == "WARNING in misbehave_warn"
     frame = next(frame for frame in crash["stack"] if frame["function"] == "misbehave_warn")
     source = (MODULE / "misbehave.c").read_text().splitlines()
     assert "WARN(1" in source[frame["line"] - 1]

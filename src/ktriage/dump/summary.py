@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from drgn.helpers.linux.cpumask import for_each_online_cpu
 from drgn.helpers.linux.mm import totalram_pages
-from drgn.helpers.linux.panic import panic_message, tainted
+from drgn.helpers.linux.panic import tainted
 from drgn.helpers.linux.pid import for_each_task
 
 from ktriage.console import read_crashes
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Found = TypeVar("Found")
 
+PANIC = "Kernel panic - not syncing"
+"""What panic() begins its message with (kernel/panic.c)."""
 MOST_TASKS = 1_000_000
 
 
@@ -42,7 +44,6 @@ def summarize(core: Vmcore) -> tuple[Summary, list[Crash], list[LogLine]]:
 
     name: dict[str, str] = attempt("utsname", lambda: _utsname(program), {})
     lines: list[LogLine] = attempt("the log", lambda: read_log(program), [])
-    message = attempt("the panic message", lambda: panic_message(program), None)
     summary = Summary(
         path=str(core.path),
         release=name.get("release") or core.release,
@@ -54,11 +55,16 @@ def summarize(core: Vmcore) -> tuple[Summary, list[Crash], list[LogLine]]:
         tasks=attempt("the tasks", lambda: _count_tasks(program), 0),
         memory=attempt("the memory", lambda: _memory(program), 0),
         taints=attempt("the taints", lambda: tainted(program), ""),
-        panic=message.decode(errors="replace") if message else None,
+        panic=_panic(lines),
         seconds=lines[-1].seconds if lines else None,
         log_lines=len(lines),
     )
     return summary, read_crashes(log_text(lines).encode(), str(core.path)), lines
+
+
+def _panic(lines: list[LogLine]) -> str | None:
+    """Return the last panic's message; None where the log has none."""
+    return next((line.text for line in reversed(lines) if line.text.startswith(PANIC)), None)
 
 
 def _utsname(program: drgn.Program) -> dict[str, str]:

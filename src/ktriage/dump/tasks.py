@@ -11,12 +11,11 @@ from drgn.helpers.linux.sched import (
     cpu_curr,
     task_cpu,
     task_on_cpu,
-    task_since_last_arrival_ns,
-    task_state_to_char,
 )
 
 from ktriage.console.types import Frame
 from ktriage.dump.core import BROKEN
+from ktriage.dump.places import places_of, task_state
 from ktriage.dump.types import TaskState
 from ktriage.symbols.symbolize import tree_path
 
@@ -70,20 +69,24 @@ def read_task(program: drgn.Program, task: drgn.Object, *, stack: bool = True) -
         tgid=int(task.tgid),
         comm=task.comm.string_().decode(errors="replace"),
         address=task.value_(),
-        state=task_state_to_char(task),
+        state=task_state(task),
         cpu=int(task_cpu(task)),
         running=bool(task_on_cpu(task)),
         kernel=bool(int(task.flags) & PF_KTHREAD),
-        seconds=_since(task),
+        seconds=since(task),
         waits_in=_waits_in(program, frames),
         stack=frames,
     )
 
 
-def _since(task: drgn.Object) -> float | None:
-    """Return the seconds since the task last got a CPU; None where the kernel keeps no such statistics."""
+def since(task: drgn.Object) -> float | None:
+    """Return the seconds since the task last got a CPU; None where the kernel keeps no such statistics.
+
+    A CPU that idles lets its clock stand: the one that is furthest is taken.
+    """
     try:
-        return float(task_since_last_arrival_ns(task)) / 1e9
+        now = places_of(task.prog_).clock
+        return max(now - int(task.sched_info.last_arrival), 0) / 1e9 if now else None
     except (*BROKEN, AttributeError):
         return None
 
@@ -103,26 +106,33 @@ def read_stack(program: drgn.Program, task: drgn.Object) -> tuple[Frame, ...]:
         try:
             if frame.pc <= USER_END:
                 break
-            frames.append(_frame(program, frame))
+            frames.append(read_frame(program, frame))
         except BROKEN:
             break
     return tuple(frames)
 
 
-def _frame(program: drgn.Program, frame: drgn.StackFrame) -> Frame:
-    offset = size = None
+def read_frame(program: drgn.Program, frame: drgn.StackFrame) -> Frame:
+    """Return a frame of drgn's as one of a report; raises one of ``BROKEN``.
+
+    In a module without a file the function is by the module's own symbols.
+    """
+    name, offset, size = frame.name, None, None
     if not frame.is_inline:
         try:
             symbol = frame.symbol()
             offset, size = frame.pc - symbol.address, symbol.size
         except LookupError:
-            pass
+            # The call, not what it returns to: that may be the next function.
+            code = places_of(program).code(frame.pc - 1)
+            if code.module is not None:
+                name, offset = code.name, code.offset + 1
     try:
         file, line, _ = frame.source()
     except LookupError:
         file, line = None, None
     return Frame(
-        function=frame.name,
+        function=name,
         offset=offset,
         size=size,
         module=_module(program, frame),
