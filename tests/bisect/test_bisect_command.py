@@ -57,6 +57,7 @@ def test_a_flaky_command_finds_the_culprit(history, script, tmp_path, jobs):
     assert answer["candidates"][0]["commit"] == history.culprit
     assert answer["builds"] == answer["revisions"]
     assert sum(answer["outcomes"].values()) == answer["runs"]
+    assert answer["verification"]["reverted"] == "gone", "the check is made with as many jobs"
     assert len(worktrees(history)) == 1
     assert history.repo.git("status", "--porcelain") == ""
 
@@ -141,10 +142,13 @@ def gone(token):
 @pytest.mark.parametrize(("meaning", "outcome"), [("bad", "crashed"), ("infra", "infra")])
 def test_a_time_out_kills_all_that_was_started(history, script, tmp_path, meaning, outcome):
     token = f"9{random.randrange(10**7):07}.25"
-    command = script(f"#!/bin/sh\nsleep {token} &\nsleep {token}\n")
+    text = f"#!/bin/sh\n[ -e {tmp_path}/seen ] && exec ps -ef > {tmp_path}/seen\ntouch {tmp_path}/seen\n"
+    command = script(text + f"setsid sleep {token} &\nsleep {token} &\nsleep {token}\n")
     log = tmp_path / "log"
-    run(history, log, "--max-runs", 1, "--timeout", 0.3, "--timeout-is", meaning, "--", command)
-    assert [str(run.outcome) for run in read_log(log).runs] == [outcome]
+    run(history, log, "--max-runs", 2, "--timeout", 0.5, "--timeout-is", meaning, "--", command)
+    assert str(read_log(log).runs[0].outcome) == outcome
+    assert "PID" in (tmp_path / "seen").read_text()
+    assert token not in (tmp_path / "seen").read_text(), "it is still there while the next one runs"
     assert gone(token)
 
 
@@ -186,11 +190,70 @@ def test_a_killed_bisection_is_resumed(history, script, tmp_path, moment):
     assert killed_and_resumed(history, script, tmp_path, moment)["culprit"] == history.culprit
 
 
+def size(path):
+    return path.stat().st_size if path.exists() else 0
+
+
+RARE = """#!/bin/bash
+# What a run comes to follows from the runs that are in the log, so that it does not depend on kills.
+echo $KTRIAGE_ATTEMPT >> STARTED
+setsid sleep TOKEN &
+wait
+n=$(grep -c "record.:.run" LOG)
+h=$(echo "$KTRIAGE_REVISION $n" | cksum | cut -c1-4)
+if [ -e bug ]; then exit $((10#$h % 10 < 3)); fi
+exit 0
+"""
+
+
 @pytest.mark.matrix
-@pytest.mark.parametrize("seed", range(50))
-def test_a_bisection_killed_at_any_moment_is_resumed(history, script, tmp_path, seed):
-    moment = random.Random(seed).random() * 2
-    assert killed_and_resumed(history, script, tmp_path, moment)["culprit"] == history.culprit
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("build", [(), ("--build", "cp f made")])
+def test_one_bisection_killed_at_50_random_moments(history, script, tmp_path, build):
+    """Killed while it starts, chooses, runs, writes and checks; what is in the log is never made again."""
+    log, started = tmp_path / "log", tmp_path / "started"
+    token = f"0.0{random.randrange(10**6):06}1"
+    text = RARE.replace("STARTED", str(started)).replace("TOKEN", token).replace("LOG", str(log))
+    where = ["--repo", str(history.repo.path), "--bad", "main", "--good", history.good, "--log", str(log)]
+    argv = [*KTRIAGE, "run", *where, *build, "--", script(text)]
+    rand = random.Random(str(build))
+    kills = 0
+    finished: list[str] = []
+    while kills < 50:
+        before = size(log)
+        process = subprocess.Popen(
+            argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        # Half of the kills come while it starts, half so many bytes of log later.
+        growth = rand.choice([0, 0, 1, 300, 900])
+        while growth and process.poll() is None and size(log) < before + growth:
+            time.sleep(0.002)
+        time.sleep(rand.random() * (0.05 if growth else 1.5))
+        process.send_signal(signal.SIGKILL)
+        if process.wait() == 0:
+            break
+        kills += 1
+        assert gone(token), "a command outlived ktriage"
+        begun = log.exists() and b"\n" in log.read_bytes()
+        runs = [run.attempt for run in read_log(log).runs] if begun else []
+        assert runs[: len(finished)] == finished
+        finished = runs
+        if begun:
+            argv = [*KTRIAGE, "resume", str(log)]
+    done = call("resume", log, "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["culprit"] == history.culprit
+    runs = [run.attempt for run in read_log(log).runs]
+    assert len(set(runs)) == len(runs)
+    assert answer["runs"] == sum(run.purpose == "search" for run in read_log(log).runs)
+    attempts = started.read_text().splitlines()
+    assert len(set(attempts)) == len(attempts), "a run was made twice"
+    assert len(worktrees(history)) == 1
+    assert history.repo.git("status", "--porcelain") == ""
+    assert gone(token)
+    assert not list((tmp_path / "cache").rglob("*.lock"))
+    assert kills >= 40
 
 
 def test_wrong_calls_are_one_line_and_exit_code_2(history, tmp_path):
@@ -256,3 +319,56 @@ def test_no_answer_is_exit_code_1_and_status_and_git_log_tell_of_it(history, scr
     assert lines[0] == "git bisect start"
     assert f"git bisect bad {history.bad}" in lines
     assert call("resume", log).returncode == 1
+
+
+def test_a_script_that_was_never_committed_is_found(history, tmp_path):
+    mine = history.repo.path / "mine.sh"
+    mine.write_text("#!/bin/sh\n[ ! -e bug ]\n")
+    mine.chmod(0o755)
+    try:
+        done = run(history, tmp_path / "log", "--json", "--", "./mine.sh", cwd=history.repo.path)
+    finally:
+        mine.unlink()
+    assert json.loads(done.stdout.splitlines()[-1])["culprit"] == history.culprit, done.stderr
+    missing = run(history, tmp_path / "none", "--", "./nothing.sh", cwd=history.repo.path)
+    assert missing.returncode == 1
+    assert "exit code 127 each time" in missing.stdout
+
+
+def test_a_term_signal_leaves_nothing_behind(history, script, tmp_path):
+    token = f"8{random.randrange(10**7):07}.25"
+    log = tmp_path / "log"
+    where = ["--repo", str(history.repo.path), "--bad", "main", "--good", history.good, "--log", str(log)]
+    argv = [*KTRIAGE, "run", *where, "--", script(f"#!/bin/sh\nsetsid sleep {token} &\nsleep {token}\n")]
+    for number, sign in enumerate((signal.SIGTERM, signal.SIGKILL)):
+        process = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while len(alive(f"sleep\0{token}")) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(sign)
+        process.wait()
+        assert gone(token)
+        while len(worktrees(history)) > 1 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(worktrees(history)) == 1
+        argv = [*KTRIAGE, "resume", str(log)] if not number else argv
+
+
+def test_fixes_and_limits_on_the_command_line(history, script, tmp_path):
+    patch = tmp_path / "mend.patch"
+    patch.write_text("--- a/f\n+++ b/f\n@@ -1 +1 @@\n-0\n+1\n")
+    log = tmp_path / "log"
+    command = script("#!/bin/sh\n[ $(cat f) = 1 ] || exit 125\n[ ! -e bug ]\n")
+    done = run(history, log, "--json", "--fix", patch, "--rate", "0.9", "--no-prior", "--", command)
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["culprit"] == history.culprit, done.stderr
+    assert answer["builds"] == answer["revisions"]
+    assert "mend.patch" in answer["fixes"][0]
+    names = {name for record in read_log(log).runs for name in record.patches}
+    assert any(name.startswith("fix mend.patch@") for name in names)
+    assert call("page", log, "-o", tmp_path / "page.html").returncode == 0
+    assert "mend.patch on top" in (tmp_path / "page.html").read_text()
+    for wrong, text in ((patch.with_name("none"), "neither a file nor a commit"), (command, "not a patch")):
+        done = run(history, tmp_path / "no", "--fix", wrong, "--", command)
+        assert done.returncode == 2
+        assert text in done.stderr

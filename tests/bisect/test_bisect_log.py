@@ -64,6 +64,17 @@ def test_log_is_never_overwritten(tmp_path):
         LogWriter(path)
 
 
+def test_a_log_that_was_not_begun_may_be_begun(tmp_path):
+    path = tmp_path / "log"
+    path.write_text('{"repo":"/r')
+    write(path, RECORDS)
+    assert list(read_log(path).records) == RECORDS
+    path.write_text("somebody's")
+    with pytest.raises(UserError):
+        LogWriter(path)
+    assert path.read_text() == "somebody's"
+
+
 @pytest.mark.parametrize(
     "text", ["", "{}\n", "no json\n", '{"record":"chosen"}\n', '{"record":"start"}\n', "[" * 9999 + "\n"]
 )
@@ -74,3 +85,13 @@ def test_other_files_are_refused_with_one_line(tmp_path, text):
         read_log(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_two_do_not_write_one_log(tmp_path):
+    path = tmp_path / "log"
+    with LogWriter(path) as log:
+        log.write(START)
+        for append in (False, True):
+            with pytest.raises(UserError, match="just now"):
+                LogWriter(path, append=append)
+    LogWriter(path, append=True).close()

@@ -87,6 +87,67 @@ def test_supposed_runs_are_as_good_as_seen_ones(seed):
     assert np.allclose(posterior.view().weights, again[:-1], atol=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_gain_of_the_tested_is_that_of_the_sums(seed):
+    posterior, has, _, _ = random_case(seed)
+    for v in range(len(has)):
+        posterior.look_at(v)
+    view = posterior.view()
+    lengths = np.array([1, 2, 5, 20])
+    gains, runs = posterior.gain_tested(view, lengths)
+    for i, length in enumerate(lengths.tolist()):
+        expected = posterior.gain(view, length)
+        assert np.allclose(gains[i], expected[0][posterior.tested], atol=1e-12)
+        assert np.allclose(runs[i], np.broadcast_to(expected[1], len(has))[posterior.tested], atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_misfit_is_what_its_definition_says(seed):
+    posterior, has, runs, prior = random_case(seed)
+    n = len(has)
+
+    def log_runs(chosen, mixture):
+        return log_rate(mixture, sum(y for _, y in chosen), sum(not y for _, y in chosen))
+
+    def log_two(first, second):
+        split = {}
+        for v, crash in runs:
+            split.setdefault((has[v, first], has[v, second]), []).append((v, crash))
+        return sum(log_runs(some, PRIORS.crash if any(key) else PRIORS.false) for key, some in split.items())
+
+    # "Two culprits" that no run tells apart are one.
+    split = [tuple(has[v, c] for v, _ in runs) for c in range(n)]
+    one = brute_weights(has, runs, prior)[1]
+    pairs = [
+        np.log(prior[a]) + np.log(prior[b]) + log_two(a, b)
+        for a in range(n)
+        for b in range(n)
+        if any(split[a]) and any(split[b])
+    ]
+    each = [
+        np.logaddexp(log_runs(mine, PRIORS.crash), log_runs(mine, PRIORS.false)) - np.log(2)
+        for mine in ([run for run in runs if run[0] == v] for v in {v for v, _ in runs})
+    ]
+    found = posterior.misfit(posterior.view())
+    assert found.free == pytest.approx(np.exp(sum(each) - one))
+    if pairs and all(any(s) for s in split):
+        assert found.two == pytest.approx(np.exp(logsumexp(pairs) - one))
+    assert found.factor == pytest.approx((found.two + found.free) / 2)
+
+
+def test_two_steps_are_told_from_one():
+    one, two = Posterior(line(100), PRIORS), Posterior(line(100), PRIORS)
+    for v in range(5, 100, 5):
+        for i in range(12):
+            one.add(v, crash=v >= 60 and i % 2 == 0)
+            two.add(v, crash=(v >= 70 and i % 12 > 0) or (30 <= v < 70 and i % 4 == 0))
+    assert one.misfit(one.view()).factor < 1
+    found = two.misfit(two.view())
+    assert found.alarm
+    steps = sorted(two.members(group).tolist() for group in found.classes)
+    assert [26 <= steps[0][0] <= 30, 66 <= steps[1][0] <= 70] == [True, True]
+
+
 def line(n):
     indptr = np.concatenate([[0], np.arange(n)]).astype(np.int32)
     return AncestorSums(indptr, np.arange(n - 1, dtype=np.int32))

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ktriage.bisect.misfit import ALARM
 from ktriage.bisect.search import Costs, Search
 from ktriage.bisect.simulate import (
     Simulated,
@@ -58,6 +59,17 @@ def test_answers_are_right(world):
     summary = simulate(line(300), world, histories=15, seed=1)
     assert summary.right == 1
     assert summary.skips <= 8
+    assert all(history.misfit < ALARM for history in summary.each), "one culprit explains all runs"
+
+
+def test_with_two_culprits_the_answer_is_one_of_them():
+    summary = simulate(line(300), World(0.7, 0.002, second=0.5), histories=12, seed=1)
+    assert summary.right >= 11 / 12
+    world = World(0.3, 0.0, second=0.6)
+    simulated = Simulated(line(300), world, np.random.default_rng(3))
+    rates = {round(simulated.rate(v), 4) for v in range(301)}
+    assert rates <= {0.0, 0.3, 0.6, 0.72}
+    assert len(rates) == 3
 
 
 def test_the_same_seed_gives_the_same_bisection():

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import entr
 
-from ktriage.bisect.types import Answer, Belief, Candidate
+from ktriage.bisect.types import Answer, Belief
+from ktriage.history.repository import readable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
+    from ktriage.bisect.nodes import Nodes
     from ktriage.bisect.search import Search, Verdict
     from ktriage.bisect.types import Run
     from ktriage.bisect.types import Verdict as VerdictName
-    from ktriage.history.repository import CommitGraph, Repository
 
     Floats = NDArray[np.float64]
 
@@ -31,31 +32,11 @@ _SHOWN = 10
 _MOST = 100
 
 
-class Names:
-    """Places in the engine's graph (0 the good revision, the range's commits from 1) as commits."""
-
-    def __init__(self, repository: Repository, good: str, graph: CommitGraph) -> None:
-        self.repository = repository
-        self.commits = (good, *graph.commits)
-        self.places = {commit: v for v, commit in enumerate(self.commits)}
-        self._subjects: dict[str, str] = {}
-
-    def candidates(self, places: Iterable[int], weights: Sequence[float]) -> tuple[Candidate, ...]:
-        """Return commits with their probabilities and subjects."""
-        commits = [self.commits[v] for v in places]
-        missing = tuple(commit for commit in commits if commit not in self._subjects)
-        self._subjects.update(zip(missing, self.repository.subjects(missing), strict=True))
-        return tuple(
-            Candidate(commit, float(weight), self._subjects[commit])
-            for commit, weight in zip(commits, weights, strict=True)
-        )
-
-
-def belief(search: Search, names: Names, runs: Sequence[Run], *, jobs: int) -> Belief:
+def belief(search: Search, nodes: Nodes, runs: Sequence[Run], *, jobs: int) -> Belief:
     """Return what is believed now."""
     view = search.view
-    weights = view.weights[1:]
-    top = np.argsort(-weights)[:_SHOWN]
+    weights = nodes.mass(view.weights)
+    top = nodes.ranked(view.weights, _SHOWN)
     if len(weights) <= NAMED:
         mass = weights
     else:
@@ -68,11 +49,11 @@ def belief(search: Search, names: Names, runs: Sequence[Run], *, jobs: int) -> B
     return Belief(
         runs=len(runs),
         revisions=len({run.commit for run in runs}),
-        builds=search.builds,
+        builds=builds(search, nodes, runs),
         entropy=round(view.entropy, 4),
-        top=names.candidates((top + 1).tolist(), weights[top].tolist()),
+        top=nodes.candidates(top, view.weights[top].tolist()),
         mass=tuple(float(f"{x:.4g}") for x in mass.tolist()),
-        outside=float(view.nowhere + view.weights[0]),
+        outside=float(view.nowhere + view.weights[: nodes.bases].sum()),
         when=time.time(),
         crash_rate=rates[0] if rates else None,
         false_rate=rates[1] if rates else None,
@@ -117,61 +98,109 @@ def _entropy(p: ArrayLike) -> Floats:
     return result
 
 
-def answer(search: Search, names: Names, runs: Sequence[Run], verdict: Verdict | None, why: str) -> Answer:
+def builds(search: Search, nodes: Nodes, runs: Sequence[Run]) -> int:
+    """Return how many builds there were, or tries: of revisions, and of revisions with something on top.
+
+    A command that has no build of its own counts as one for each revision.
+    """
+    call = nodes.start.call
+    if call.get("kind") == "command" and not call.get("build"):
+        return len({run.commit for run in runs})
+    return search.builds + len({(run.commit, run.patches) for run in runs if run.patches})
+
+
+def answer(search: Search, nodes: Nodes, runs: Sequence[Run], verdict: Verdict | None, why: str) -> Answer:
     """Return the answer; ``verdict`` None means that a limit (``why``) ended the search."""
     view = search.view
     crashed = any(run.outcome == "crashed" for run in runs)
-    kind, probability, members, reason = _verdict(search, verdict, crashed, why)
-    order = np.argsort(-view.weights[1:])[: 2 * _SHOWN] + 1
-    shown = members or [v for v in order.tolist() if view.weights[v] >= 1e-4]
-    culprit = names.commits[members[0]] if kind == "culprit" else None
+    kind, probability, members, reason, hint = _verdict(search, nodes, verdict, crashed, why)
+    hint = hint or (_not_run(runs) if kind == "not-in-range" else None)
+    order = nodes.ranked(view.weights, 2 * _SHOWN)
+    shown = members or [v for v in order if view.weights[v] >= 1e-4]
+    culprit = nodes.commits[members[0]] if kind == "culprit" else None
     if kind == "culprit":
-        shown = [*members, *(v for v in order.tolist() if v not in members and view.weights[v] >= 1e-6)]
-    about = names.repository.commit(culprit) if culprit else None
+        shown = [*members, *(v for v in order if v not in members and view.weights[v] >= 1e-6)]
+    about = nodes.repository.commit(culprit) if culprit else None
+    if about and not about.parents and nodes.repository.shallow:
+        hint = "this clone is shallow: the commit stands for all before it (git fetch --unshallow)"
     rates = search.posterior.rates(view) if runs else None
     return Answer(
         culprit=culprit,
         probability=probability,
-        candidates=names.candidates(shown, [float(view.weights[v]) for v in shown]),
+        candidates=nodes.candidates(shown, [float(view.weights[v]) for v in shown]),
         runs=len(runs),
         revisions=len({run.commit for run in runs}),
-        builds=search.builds,
+        builds=builds(search, nodes, runs),
         outcomes=dict(Counter(str(run.outcome) for run in runs)),
         seconds=0.0,
         verdict=kind,
+        kind="fix" if search.fix else "cause",
         reason=reason,
+        hint=hint,
         subject=about.subject if about else None,
         author=about.author if about else None,
         date=about.date if about else None,
-        files=names.repository.files(culprit) if culprit else (),
+        files=tuple(map(readable, nodes.repository.files(culprit))) if culprit else (),
         crash_rate=rates[0] if rates else None,
         false_rate=rates[1] if rates else None,
         crash_interval=rates[2] if rates else None,
         titles={title: round(chance, 4) for title, chance in view.hunted.items()},
-        untestable=tuple(names.commits[v] for v in search.untestable.broken),
+        untestable=tuple(nodes.commits[v] for v in search.untestable.broken),
     )
 
 
-def _verdict(
-    search: Search, verdict: Verdict | None, crashed: bool, why: str
-) -> tuple[VerdictName, float, list[int], str]:
-    """Return the verdict's name, its probability, the commits that it names, and the reason in a line."""
-    view = search.view
-    if verdict is not None and verdict.kind == "culprit":
-        return "culprit", verdict.probability, list(verdict.members), "the confidence asked for is reached"
-    if verdict is not None and verdict.kind == "candidates":
-        count = len(verdict.members)
-        reason = f"no revision that can be tested tells these {count} commits apart"
-        return "candidates", verdict.probability, list(verdict.members), reason
-    if verdict is not None and verdict.kind in ("already", "nowhere"):
-        where = (
-            "the good revision crashes too" if verdict.kind == "already" else "nothing crashes in the range"
+def _not_run(runs: Sequence[Run]) -> str | None:
+    """Return a hint where it looks as if the command never ran."""
+    codes = {run.note for run in runs if run.outcome == "crashed"}
+    if codes and codes <= {"exit code 126", "exit code 127"}:
+        code = min(str(note) for note in codes)
+        return (
+            f"{code} each time: is the command there, and can it be run? It starts in the revision's worktree"
         )
-        return "not-in-range", verdict.probability, [], where
+    return None
+
+
+def _verdict(
+    search: Search, nodes: Nodes, verdict: Verdict | None, crashed: bool, why: str
+) -> tuple[VerdictName, float, list[int], str, str | None]:
+    """Return the verdict's name, its probability, the nodes that it names, the reason, and what to do."""
+    view = search.view
+    outside = float(view.weights[: nodes.bases].sum())
+    if verdict is not None and verdict.kind == "nowhere":
+        what = "the good revision crashes too" if search.fix else "nothing crashes in the range"
+        return "not-in-range", verdict.probability, [], what, None
+    if outside >= search.confidence:
+        return "not-in-range", outside, [], *_below(nodes, view.weights)
+    if verdict is not None and verdict.kind == "culprit":
+        reason = "the confidence asked for is reached"
+        return "culprit", verdict.probability, list(verdict.members), reason, None
+    if verdict is not None and verdict.kind == "candidates":
+        members = [v for v in verdict.members if v >= nodes.bases]
+        reason = f"no revision that can be tested tells these {len(members)} commits apart"
+        reason += f"; {why}" if why else ""
+        return "candidates", verdict.probability, members, reason, None
     reason = why or "no run that can be made would tell more"
     if not crashed:
-        return "inconclusive", float(view.weights[1:].max()), [], f"{reason}; the crash was not seen"
-    order = np.argsort(-view.weights[1:]) + 1
+        best = float(view.weights[nodes.bases :].max())
+        return "inconclusive", best, [], f"{reason}; the crash was not seen", None
+    order = np.array(nodes.ranked(view.weights, nodes.n))
     enough = int(np.searchsorted(np.cumsum(view.weights[order]), search.confidence)) + 1
     members = order[: min(enough, _MOST)].tolist()
-    return "candidates", float(view.weights[members].sum()), members, reason
+    return "candidates", float(view.weights[members].sum()), members, reason, None
+
+
+def _below(nodes: Nodes, weights: Floats) -> tuple[str, str | None]:
+    """Return in a line that the crash came, or ended, below the range, and what to do next."""
+    start = nodes.start
+    fix = start.kind == "fix"
+    what = "does not crash" if fix else "crashes"
+    if not start.bases:
+        return f"the {'bad' if fix else 'good'} revision {what}{'' if fix else ' too'}", None
+    base = nodes.commits[int(weights[: nodes.bases].argmax())] or start.bases[0]
+    reason = f"the merge base {base[:12]} of good and bad {what}"
+    if fix:
+        return reason, f"what crashes at bad came after it, on a side that good ({start.good[:12]}) lacks"
+    return reason, (
+        f"the bug is not new in bad; it may have been fixed on good's side: "
+        f"ktriage bisect run --find fix --bad {base[:12]} --good {start.good[:12]} looks for the fix"
+    )

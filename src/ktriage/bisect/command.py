@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -16,13 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ktriage.bisect.types import RunResult
-from ktriage.bisect.watchdog import Watchdog
+from ktriage.bisect.watchdog import Watchdog, kill_marked
 from ktriage.errors import UserError
 from ktriage.history.git import clean_environment
+from ktriage.history.worktrees import Worktrees
 from ktriage.words import OutcomeKind
 
 if TYPE_CHECKING:
-    from ktriage.history.worktrees import Worktrees
+    from contextlib import ExitStack
+    from typing import Any
+
+    from ktriage.history.repository import Repository
 
 CANNOT_TEST = 125
 _SIGNAL = 128
@@ -58,38 +63,43 @@ class CommandRunner:
     _idle: dict[Path, tuple[str, tuple[str, ...]]] = field(init=False, default_factory=dict)
     _built: dict[tuple[str, tuple[str, ...]], _Build] = field(init=False, default_factory=dict)
     _running: set[int] = field(init=False, default_factory=set)
-    _stopped: bool = field(init=False, default=False)
+    _era: int = field(init=False, default=0)
     _count: int = field(init=False, default=0)
 
     def __call__(self, commit: str, patches: tuple[str, ...], attempt: str) -> RunResult:
         """Run the command once."""
         where = self.output / attempt
         where.mkdir(parents=True, exist_ok=True)
+        era = self._era
         extra = {"KTRIAGE_REVISION": commit, "KTRIAGE_ATTEMPT": attempt}
         key = (commit, patches)
         seconds = 0.0
         if self.build is not None:
-            build = self._build(key, where, extra)
+            build = self._build(key, where, extra, era)
             if not build.works:
-                return RunResult(
-                    OutcomeKind.BUILD_FAILED, 0.0, build.take(), note=build.note, where=str(where)
-                )
+                kind = OutcomeKind.INFRA if build.killed else OutcomeKind.BUILD_FAILED
+                return RunResult(kind, 0.0, build.take(), note=build.note, where=str(where))
             seconds = build.take()
-        path = self._worktree(key)
+        try:
+            path = self._worktree(key)
+        except UserError as error:
+            return RunResult(OutcomeKind.BUILD_FAILED, note=error.message, where=str(where))
         try:
             began = time.monotonic()
-            code = self._run(self.command, path, where / "output", extra, self.meaning.timeout)
+            code = self._run(self.command, path, where / "output", extra, era, self.meaning.timeout)
             took = time.monotonic() - began
         finally:
             with self._lock:
                 self._idle[path] = key
+        if era != self._era:
+            return RunResult(OutcomeKind.INFRA, took, seconds, note="cancelled", where=str(where))
         outcome, note = self._outcome(code)
         return RunResult(outcome, took, seconds, note=note, where=str(where))
 
     def cancel(self) -> None:
-        """Kill what is running; no run starts any more."""
+        """Kill what is running, and what has been called but not started; later calls are not touched."""
         with self._lock:
-            self._stopped = True
+            self._era += 1
             for pid in self._running:
                 _kill(pid)
 
@@ -108,8 +118,6 @@ class CommandRunner:
         if 0 < code < _SIGNAL:
             return OutcomeKind.CRASHED, f"exit code {code}"
         note = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
-        if self._stopped:
-            return OutcomeKind.INFRA, note
         match self.meaning.signal_is:
             case "bad":
                 return OutcomeKind.CRASHED, note
@@ -123,12 +131,18 @@ class CommandRunner:
                 )
 
     def _run(
-        self, argv: tuple[str, ...], path: Path, output: Path, extra: dict[str, str], timeout: float | None
+        self,
+        argv: tuple[str, ...],
+        path: Path,
+        output: Path,
+        extra: dict[str, str],
+        era: int,
+        timeout: float | None = None,
     ) -> int | None:
         """Run a command and return its exit code, None if it had to be killed after ``timeout``."""
         env = clean_environment() | self.watchdog.environment | extra
         with output.open("wb") as file, self._lock:
-            if self._stopped:
+            if era != self._era:
                 return -signal.SIGKILL
             try:
                 process = subprocess.Popen(
@@ -147,6 +161,9 @@ class CommandRunner:
         try:
             return process.wait(timeout)
         except subprocess.TimeoutExpired:
+            _kill(process.pid)
+            # What it started in groups of its own, too.
+            kill_marked(self.watchdog.session, f"KTRIAGE_ATTEMPT={extra['KTRIAGE_ATTEMPT']}")
             return None
         finally:
             _kill(process.pid)
@@ -158,12 +175,12 @@ class CommandRunner:
         """Return a worktree that no other run uses, at the revision."""
         with self._lock:
             path = next((path for path, at in self._idle.items() if at == key), None)
-            if path is None and self.build is None and not key[1]:
-                path = next((path for path, at in self._idle.items() if not at[1]), None)
+            if path is None and self.build is None:
+                path = next(iter(self._idle), None)
             at = self._idle.pop(path) if path is not None else None
-        if path is not None and at is not None:
+        if path is not None:
             if at != key:
-                self.worktrees.switch(path, key[0])
+                self._switch(path, key)
             return path
         if self.build is not None and (self.jobs > 1 or key in self._built):
             pristine = self._built[key].path
@@ -172,18 +189,38 @@ class CommandRunner:
             return self.worktrees.copy(pristine, self._name(key))
         return self._add(key)
 
+    def _switch(self, path: Path, key: tuple[str, tuple[str, ...]]) -> None:
+        """Take off what was put on top of the revision that is there, and go to another one."""
+        try:
+            self.worktrees.switch(path, key[0])
+            self._patch(path, key)
+        except BaseException:
+            # Whatever state it is in, a switch to another revision mends it.
+            with self._lock:
+                self._idle[path] = ("", ())
+            raise
+
     def _add(self, key: tuple[str, tuple[str, ...]]) -> Path:
         path = self.worktrees.add(self._name(key), key[0])
+        try:
+            self._patch(path, key)
+        except UserError:
+            self.worktrees.remove(path)
+            raise
+        return path
+
+    def _patch(self, path: Path, key: tuple[str, tuple[str, ...]]) -> None:
         for patch in key[1]:
             self.worktrees.apply(path, patch)
-        return path
 
     def _name(self, key: tuple[str, tuple[str, ...]]) -> str:
         with self._lock:
             self._count += 1
             return f"{self._count:03d}-{key[0][:12]}"
 
-    def _build(self, key: tuple[str, tuple[str, ...]], where: Path, extra: dict[str, str]) -> _Build:
+    def _build(
+        self, key: tuple[str, tuple[str, ...]], where: Path, extra: dict[str, str], era: int
+    ) -> _Build:
         """Build a revision unless that was done; one that is being built now is waited for."""
         assert self.build is not None
         with self._lock:
@@ -196,17 +233,42 @@ class CommandRunner:
         if not mine:
             return build
         try:
-            build.path = self._add(key)
+            try:
+                build.path = self._add(key)
+            except UserError as error:
+                build.note = error.message
+                return build
             began = time.monotonic()
-            code = self._run(("/bin/sh", "-c", self.build), build.path, where / "build", extra, None)
+            code = self._run(("/bin/sh", "-c", self.build), build.path, where / "build", extra, era)
             build.seconds = max(time.monotonic() - began, 1e-6)
             build.works = code == 0
             build.note = f"the build ended with {code}"
+            build.killed = code is None or code < 0
         finally:
             with self._lock:
                 build.done = True
+                if build.killed:
+                    # That says nothing of the revision: it is built again.
+                    self._built.pop(key, None)
                 self._lock.notify_all()
         return build
+
+
+def open_runner(
+    stack: ExitStack, repository: Repository, call: dict[str, Any], output: Path, jobs: int
+) -> CommandRunner:
+    """Return the runner of a bisection's command; ``stack`` closes what it needs. ``call`` is the log's."""
+    worktrees = stack.enter_context(Worktrees(repository))
+    clean = (sys.executable, "-m", "ktriage.history.worktrees", str(repository.path))
+    return CommandRunner(
+        command=tuple(call["command"]),
+        worktrees=worktrees,
+        watchdog=stack.enter_context(Watchdog(clean)),
+        output=output,
+        build=call["build"],
+        meaning=Meaning(call["timeout"], call["timeout_is"], call["signal_is"]),
+        jobs=jobs,
+    )
 
 
 @dataclass(slots=True)
@@ -216,6 +278,7 @@ class _Build:
     path: Path = field(default_factory=Path)
     done: bool = False
     works: bool = False
+    killed: bool = False
     seconds: float = 0.0
     note: str = "the build did not come to an end"
 

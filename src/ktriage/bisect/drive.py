@@ -11,26 +11,38 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ktriage.bisect import answer as answers
-from ktriage.bisect.answer import Names
 from ktriage.bisect.evidence import Reader
 from ktriage.bisect.log import LogWriter, read_log
+from ktriage.bisect.mend import Mender
+from ktriage.bisect.nodes import ALREADY, Nodes, span
 from ktriage.bisect.priors import Priors
-from ktriage.bisect.search import Costs, Search
-from ktriage.bisect.sums import AncestorSums
-from ktriage.bisect.types import Answer, Belief, Chosen, End, Options, Record, Run, RunResult, Start
+from ktriage.bisect.search import Costs, Search, Verdict
+from ktriage.bisect.types import (
+    SAID,
+    Answer,
+    Belief,
+    Chosen,
+    End,
+    Fix,
+    Options,
+    Record,
+    Run,
+    RunResult,
+    Start,
+)
 from ktriage.errors import MachineryError, UserError
 from ktriage.history.repository import CommitGraph, Repository
 from ktriage.words import OutcomeKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Executor
     from pathlib import Path
 
-    from ktriage.bisect.search import Verdict
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ktriage.bisect.types import Observer, Purpose, Runner
 
 
@@ -45,18 +57,19 @@ def bisect(
     observer: Observer | None = None,
     cancel: Callable[[], None] | None = None,
 ) -> Answer:
-    """Find the commit after ``good`` and up to ``bad`` that brought the crash.
+    """Find the commit that ``bad`` has and ``good`` has not that brought the crash; or with
+    ``options.find`` "fix" the one that ``good`` has and ``bad`` has not that ended it.
 
     ``runner`` is called on ``executor``, ``options.jobs`` times at once at most. Each record is in ``log``
     before the next step is taken. ``cancel``, where given, makes runs that are under way end soon; it is
     called when their results are not wanted any more. Raises ``UserError`` for revisions and repositories
     that won't do, and what ``runner`` raises as one; ``MachineryError`` where nothing runs any more.
-    """
+    """  # noqa: D205 (one sentence)
     options = options or Options()
     repository = Repository(repo)
     good, bad = repository.resolve(good), repository.resolve(bad)
-    graph = repository.range(good, bad, first_parent=options.first_parent)
-    start = _start(repository, good, bad, graph, options)
+    graph, bases = span(repository, options.find, good, bad, first_parent=options.first_parent)
+    start = _start(repository, good, bad, graph, bases, options)
     writer = LogWriter(log) if log is not None else None
     drive = Drive(repository, graph, start, options, writer, observer, str(log) if log else None)
     try:
@@ -85,7 +98,7 @@ def resume(
     options = options_of(start)
     options = replace(options, jobs=jobs or options.jobs)
     repository = Repository(Path(start.repo))
-    graph = repository.range(start.good, start.bad, first_parent=options.first_parent)
+    graph, _ = span(repository, start.kind, start.good, start.bad, first_parent=options.first_parent)
     writer = LogWriter(log, append=True)
     drive = Drive(repository, graph, start, options, writer, observer, str(log))
     try:
@@ -101,20 +114,20 @@ def options_of(start: Start) -> Options:
     given = {name: value for name, value in start.options.items() if name in known}
     if given.get("rate") is not None:
         given["rate"] = tuple(given["rate"])
+    given["fixes"] = tuple(
+        Fix(**(fix | {"only": tuple(fix["only"]) if fix["only"] else None})) for fix in given.get("fixes", ())
+    )
     return Options(**given, call=start.call)
 
 
-def engine_graph(graph: CommitGraph) -> AncestorSums:
-    """Return the ancestor sums of the range with the good revision as number 0, below everything."""
-    counts = np.diff(graph.indptr)
-    indices = graph.indices + 1
-    roots = np.flatnonzero(counts == 0)
-    indices = np.insert(indices, graph.indptr[roots], 0)
-    indptr = np.concatenate([[0, 0], np.cumsum(np.maximum(counts, 1))])
-    return AncestorSums(indptr.astype(np.int32), indices.astype(np.int32))
-
-
-def _start(repository: Repository, good: str, bad: str, graph: CommitGraph, options: Options) -> Start:
+def _start(
+    repository: Repository,
+    good: str,
+    bad: str,
+    graph: CommitGraph,
+    bases: tuple[str, ...],
+    options: Options,
+) -> Start:
     named = graph.commits if len(graph.commits) <= answers.NAMED else ()
     kept = asdict(options)
     call = kept.pop("call")
@@ -132,6 +145,8 @@ def _start(repository: Repository, good: str, bad: str, graph: CommitGraph, opti
         parents=tuple(graph.parents(i) or (-1,) for i in range(len(named))),
         options=kept,
         call=call,
+        kind=options.find,
+        bases=bases,
     )
 
 
@@ -146,26 +161,50 @@ class Drive:
     writer: LogWriter | None
     observer: Observer | None
     log: str | None
-    names: Names = field(init=False)
+    nodes: Nodes = field(init=False)
     search: Search = field(init=False)
     reader: Reader = field(init=False)
+    mender: Mender = field(init=False)
     runs: list[Run] = field(init=False, default_factory=list)
     checks: list[Run] = field(init=False, default_factory=list)
     pending: dict[Future[RunResult], Chosen] = field(init=False, default_factory=dict)
     number: int = field(init=False, default=0)
     before: float = field(init=False, default=0.0)
     began: float = field(init=False, default_factory=time.monotonic)
+    _ancestors: dict[str, NDArray[np.bool_]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.names = Names(self.repository, self.start.good, self.graph)
+        self.mender = Mender(self)
+        self.begin({})
+
+    def begin(self, applied: Mapping[str, Sequence[str]]) -> None:
+        """Begin the search anew, from the runs made so far; ``applied`` as for ``Nodes``."""
+        self._ancestors.clear()
+        self.nodes = Nodes(self.repository, self.start, self.graph, applied)
+        sums = self.nodes.sums()
+        priors = Priors.default(self.options.rate)
         self.search = Search(
-            engine_graph(self.graph),
+            sums,
             confidence=self.options.confidence,
-            priors=Priors.default(self.options.rate),
+            priors=replace(priors, already=ALREADY) if self.start.bases else priors,
+            prior=self.nodes.prior(),
             costs=Costs(build=self.options.build_ratio),
             max_skips=self.options.max_skips,
+            fix=self.start.kind == "fix",
+            barred=self.nodes.barred(sums),
         )
-        self.reader = Reader(self.search, self.names, self.options)
+        self.reader = Reader(self.search, self.nodes, self.options)
+        for run in self.runs:
+            self.reader.take(run)
+
+    def contains(self, revision: str, commit: str) -> bool:
+        """Return whether a revision has a commit; both may be what is not in the range."""
+        at, of = self.nodes.places.get(revision), self.nodes.places.get(commit)
+        if at is None or of is None:
+            return False
+        if revision not in self._ancestors:
+            self._ancestors[revision] = self.search.sums.ancestors(at)
+        return bool(self._ancestors[revision][of])
 
     @property
     def seconds(self) -> float:
@@ -213,19 +252,22 @@ class Drive:
                 self.write(self._belief())
             verdict, why = self._search(runner, executor)
             self._drop(cancel)
-            answer = answers.answer(self.search, self.names, self.runs, verdict, why)
-            if self.options.verify and answer.verdict == "culprit":
+            answer = answers.answer(self.search, self.nodes, self.runs, verdict, why)
+            if self.options.verify:
                 from ktriage.bisect.verify import verify
 
                 answer = verify(self, answer, runner, executor)
+            answer = self._several(answer)
         finally:
             self._drop(cancel)
+            self.mender.close()
         answer = replace(
             answer,
             seconds=round(self.seconds, 3),
             seed=self.options.seed,
             log=self.log,
             priors=tuple(self.reader.reasons),
+            fixes=self.mender.told(),
         )
         self.write(End(answer, time.time()))
         return answer
@@ -233,15 +275,58 @@ class Drive:
     def _search(self, runner: Runner, executor: Executor) -> tuple[Verdict | None, str]:
         """Run until enough is known or a limit is reached; return what is known or which limit it was."""
         while True:
-            verdict = self.search.verdict()
+            self.mender.refresh()
+            verdict = self._verdict()
             why = self._limit()
-            if verdict is not None or why:
+            if why:
                 return verdict, why
-            self._fill(runner, executor)
+            if verdict is not None and (
+                verdict.kind != "candidates" or not self._mend(runner, executor, verdict.members)
+            ):
+                return verdict, self.mender.why() if verdict.kind == "candidates" else ""
+            if verdict is None:
+                self._fill(runner, executor)
             if not self.pending:
-                return None, ""
+                likely = self.nodes.ranked(self.search.view.weights, _LIKELY)
+                if not self._mend(runner, executor, likely):
+                    return None, self.mender.why()
             self.collect()
             self.write(self._belief())
+
+    def _several(self, answer: Answer) -> Answer:
+        """Return the answer with how likely one commit does not explain the runs."""
+        if answer.verdict not in ("culprit", "candidates") or "crashed" not in answer.outcomes:
+            return answer
+        view = self.search.view
+        found = self.search.posterior.misfit(view)
+        odds = _SEVERAL / (1 - _SEVERAL) * found.factor
+        chance = round(max(odds / (1 + odds), answer.several or 0.0), 4)
+        others: list[str] = []
+        if chance >= SAID:
+            best = int(view.weights.argmax())
+            groups = [self.search.posterior.members(group).tolist() for group in found.classes]
+            members = [v for group in groups if best not in group for v in group if v >= self.nodes.bases]
+            others = [self.nodes.commits[v] for v in members]
+        return replace(answer, several=chance, others=tuple(others) if len(others) <= _OTHERS else ())
+
+    def _mend(self, runner: Runner, executor: Executor, members: Sequence[int]) -> bool:
+        """Go on towards telling nodes apart that only revisions which can't be tested tell apart, by making
+        these testable. Return False where nothing is left to try.
+        """  # noqa: D205 (one sentence)
+        if self.pending:
+            return True
+        step = self.mender.step(members)
+        if step is not None:
+            self.submit(runner, executor, step[0], names=step[1])
+        return step is not None
+
+    def _verdict(self) -> Verdict | None:
+        """Return the answer if enough is known; of several merge bases, it need not be known which it is."""
+        verdict = self.search.verdict()
+        below = float(self.search.view.weights[: self.nodes.bases].sum())
+        if verdict is None and below >= self.search.confidence:
+            return Verdict("already", below)
+        return verdict
 
     def _limit(self) -> str:
         options = self.options
@@ -257,11 +342,12 @@ class Drive:
             most = self.options.max_runs
             if most is not None and len(self.runs) + len(self.pending) >= most:
                 return
-            waiting = [self.names.places[chosen.commit] for chosen in self.pending.values()]
+            waiting = [self.nodes.places[chosen.commit] for chosen in self.pending.values()]
             choice = self.search.choose(waiting)
             if choice is None:
                 return
-            self.submit(runner, executor, self.names.commits[choice.v], gain=choice.gain)
+            commit = self.nodes.commits[choice.v]
+            self.submit(runner, executor, commit, gain=choice.gain, names=self.mender.on_top(commit))
 
     def submit(
         self,
@@ -271,21 +357,23 @@ class Drive:
         *,
         purpose: Purpose = "search",
         gain: float = 0.0,
-        patch: str = "",
+        names: tuple[str, ...] = (),
     ) -> None:
-        """Note down that a run is about to start, and start it."""
+        """Note down that a run is about to start, and start it; ``names`` says what to put on top."""
         self.number += 1
+        known = [*self.runs, *self.checks]
         chosen = Chosen(
             attempt=f"{self.number:04d}-{commit[:12]}",
             commit=commit,
             when=time.time(),
             gain=round(gain, 5),
-            built=not patch and self.search.is_built(self.names.places[commit]),
+            built=any(run.commit == commit and run.patches == names for run in known),
             purpose=purpose,
-            patches=(PATCHED,) if patch else (),
+            patches=names,
         )
+        text = self.mender.patch(commit, names) if names else None
         self.write(chosen)
-        self.pending[executor.submit(runner, commit, (patch,) if patch else (), chosen.attempt)] = chosen
+        self.pending[executor.submit(runner, commit, (text,) if text else (), chosen.attempt)] = chosen
 
     def collect(self) -> list[Run]:
         """Wait for a run to end, and take in all that have."""
@@ -316,10 +404,12 @@ class Drive:
             self.checks.append(run)
         else:
             self.runs.append(run)
-            self.reader.take(run)
+            kind = self.reader.take(run)
+            if kind != "infra" and self.mender.saw(run, works=kind != "broken"):
+                self.begin(self.mender.applied())
 
     def _belief(self) -> Belief:
-        return answers.belief(self.search, self.names, self.runs, jobs=self.options.jobs)
+        return answers.belief(self.search, self.nodes, self.runs, jobs=self.options.jobs)
 
     def _drop(self, cancel: Callable[[], None] | None) -> None:
         """Cancel what is still going on; its results are not wanted."""
@@ -333,8 +423,10 @@ class Drive:
         self.pending.clear()
 
 
-PATCHED = "revert of the culprit"
-"""Stands in the log for the patch that a verification applies."""
+# How likely there are several culprits before the first run, and how many commits are named for the other.
+_SEVERAL, _OTHERS = 0.02, 10
+# So many commits are tried to be told apart when nothing else is left.
+_LIKELY = 64
 
 
 def _result(future: Future[RunResult]) -> RunResult:

@@ -13,7 +13,7 @@ from ktriage.errors import MachineryError
 from ktriage.words import OutcomeKind
 
 if TYPE_CHECKING:
-    from ktriage.bisect.answer import Names
+    from ktriage.bisect.nodes import Nodes
     from ktriage.bisect.search import Kind, Search
     from ktriage.bisect.types import Options, Run
 
@@ -31,7 +31,7 @@ class Reader:
     """
 
     search: Search
-    names: Names
+    nodes: Nodes
     options: Options
     reasons: list[str] = field(default_factory=list)
     _failed: Counter[str] = field(default_factory=Counter)
@@ -41,16 +41,16 @@ class Reader:
     _files: Counter[str] = field(default_factory=Counter)
     _informed: int = 0
 
-    def take(self, run: Run) -> None:
-        """Take in a run of the search."""
+    def take(self, run: Run) -> Kind:
+        """Take in a run of the search, and return what it was taken for."""
         kind = self._kind(run)
-        v = self.names.places[run.commit]
+        v = self.nodes.places[run.commit]
         if kind == "infra":
             self._failed[run.commit] += 1
             self._in_a_row += 1
             self._note = run.note or ""
             if self._failed[run.commit] <= self.options.max_infra:
-                return
+                return kind
             kind = "broken"
         else:
             self._in_a_row = 0
@@ -62,6 +62,7 @@ class Reader:
         title = (run.title or str(run.outcome)) if kind == "other" else None
         alike = likeness(run.frames, run.files, self._frames, self._files)
         self.search.record(v, kind, title=title, signature=run.signature, likeness=alike)
+        return kind
 
     def check(self) -> None:
         """Raise ``MachineryError`` where run after run fails for reasons that have nothing to do with it."""
@@ -88,7 +89,7 @@ class Reader:
                 return hang[self.options.hang_is]
             case _:
                 # A revision that could be tested before still can: this time the machine failed.
-                tested = sum(self.search.posterior.counts(self.names.places[run.commit]))
+                tested = sum(self.search.posterior.counts(self.nodes.places[run.commit]))
                 return "infra" if tested else "broken"
 
     def _inform(self) -> None:
@@ -97,22 +98,24 @@ class Reader:
         Done at the first run, and again once a crash has shown files.
         """
         known = 2 if self._files else 1
-        commits = self.names.commits
-        if self._informed >= known or not self.options.informed or len(commits) > _LISTED:
+        many = len(self.nodes.graph.commits) > _LISTED
+        if self._informed >= known or not self.options.informed or many:
             return
         self._informed = known
-        touched = self.names.repository.touched(commits[0], commits[-1])
-        prior = np.ones(len(commits))
-        for v, commit in enumerate(commits):
+        start, graph = self.nodes.start, self.nodes.graph
+        ends = (start.bad, start.good) if start.kind == "fix" else (start.good, start.bad)
+        touched = self.nodes.repository.touched(*ends)
+        weight = np.ones(len(graph.commits))
+        for i, commit in enumerate(graph.commits):
             files = touched.get(commit, ())
             if any(file in self._files for file in files):
-                prior[v] = 4.0
+                weight[i] = 4.0
             elif files and all(name.endswith(_NO_CODE) or name.startswith(_NO_CODE_DIRS) for name in files):
-                prior[v] = 0.1
+                weight[i] = 0.1
         self.reasons.clear()
-        if (prior == 4.0).any():
+        if (weight == 4.0).any():
             shown = ", ".join(name for name, _ in self._files.most_common(3))
             self.reasons.append(f"commits that touch {shown} weigh 4 times as much")
-        if (prior == 0.1).any():
+        if (weight == 0.1).any():
             self.reasons.append("commits that touch nothing but documentation and tests weigh a tenth")
-        self.search.posterior.reweigh(prior)
+        self.search.posterior.reweigh(self.nodes.prior(weight))

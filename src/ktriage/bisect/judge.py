@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -33,25 +33,6 @@ _BUILD = 6.0
 _MOST_TITLES = 20
 # A run that tells less than this share of what is unknown is not worth making.
 _LEAST_SHARE = 0.01
-
-
-class FixPosterior(Posterior):
-    """The belief over which commit ended a crash: revisions that have it are those that do not crash."""
-
-    def look_at(self, v: int) -> int:
-        """Split the classes by whether v has them; a class is inside where v lacks it."""
-        known = len(self.tested)
-        place = super().look_at(v)
-        if len(self.tested) > known:
-            self._inside[:, place] = ~self._inside[:, place]
-        return place
-
-    def gain(self, view: View, runs: int = 1) -> tuple[Floats, Floats]:
-        """Return what a run at each revision is expected to tell; as ``Posterior.gain``, for single runs."""
-        if runs != 1:
-            raise ValueError(f"the gain of {runs} runs in a row is not known for a fix")
-        # What happens where a revision has the commit, and where not, change places.
-        return super().gain(replace(view, with_culprit=view.without, without=view.with_culprit))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,8 +75,7 @@ def weigh(log: ForeignLog, places: Places, *, without: int | None = None) -> Wei
 
 
 def _posterior(log: ForeignLog, places: Places) -> Posterior:
-    kind = FixPosterior if log.kind == "fix" else Posterior
-    return kind(places.sums, Priors.default(), places.sizes)
+    return Posterior(places.sums, Priors.default(), places.sizes, fix=log.kind == "fix")
 
 
 def _fill(

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ktriage.bisect.drive import engine_graph
 from ktriage.bisect.judge_evidence import searched
+from ktriage.bisect.nodes import engine_graph
 from ktriage.bisect.sums import AncestorSums
 from ktriage.errors import KtriageError, UserError
 

@@ -6,6 +6,7 @@ before the log is written again. Everything else in the log has to be right.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from dataclasses import asdict
@@ -22,22 +23,29 @@ if TYPE_CHECKING:
 
 
 class LogWriter:
-    """Appends records to a log. Each is on the disk when ``write`` returns.
+    """Appends records to a log. Each is on the disk when ``write`` returns, but for beliefs, which follow
+    from what is there: they are with the record after them.
 
     With ``append`` the file has to be there; a last line without its newline is cut off first. Without,
-    the file must not be there yet (``UserError``): a log is never overwritten.
-    """
+    there must be no line in it yet (``UserError``): a log is never overwritten, nor written by two at once.
+    """  # noqa: D205 (one sentence)
 
     def __init__(self, path: Path, *, append: bool = False) -> None:
-        flags = os.O_RDWR | (0 if append else os.O_CREAT | os.O_EXCL)
+        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | (0 if append else os.O_CREAT), 0o644)
         try:
-            self._fd = os.open(path, flags | os.O_CLOEXEC, 0o644)
-        except FileExistsError:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._fd)
+            raise UserError(f"{path}: a bisection is writing this log just now") from None
+        whole = _whole_lines(self._fd)
+        ours = b'{"repo":'.startswith(os.pread(self._fd, 8, 0))
+        if not append and (whole or not ours):
+            os.close(self._fd)
             raise UserError(
                 f"{path}: there is a log here already", hint=f"ktriage bisect resume {path} goes on with it"
-            ) from None
-        if append:
-            os.ftruncate(self._fd, _whole_lines(self._fd))
+            )
+        # What was killed while it wrote its first line has not begun.
+        os.ftruncate(self._fd, whole)
         os.lseek(self._fd, 0, os.SEEK_END)
         _sync_directory(path)
 
@@ -50,12 +58,13 @@ class LogWriter:
         self.close()
 
     def write(self, record: Record) -> None:
-        """Append one record and wait until the disk has it."""
+        """Append one record, and wait until the disk has it unless it can be worked out again."""
         line = json.dumps(asdict(record), separators=(",", ":")) + "\n"
         data = line.encode()
         while data:
             data = data[os.write(self._fd, data) :]
-        os.fdatasync(self._fd)
+        if not isinstance(record, Belief):
+            os.fdatasync(self._fd)
 
     def close(self) -> None:
         """Close the file. Nothing is lost by not doing so."""
@@ -115,5 +124,6 @@ def read_log(path: Path) -> Log:
         except RecursionError:
             raise UserError(f"{path}:{number}: not a line of a bisection log", line=number) from None
     if not records or not isinstance(records[0], Start):
-        raise UserError(f"{path}: not a bisection log: it does not begin with a start record")
+        hint = None if data else "the bisection had not begun: run it again"
+        raise UserError(f"{path}: not a bisection log: it does not begin with a start record", hint=hint)
     return Log(start=records[0], records=tuple(records))

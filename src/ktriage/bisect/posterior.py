@@ -12,13 +12,14 @@ titles are the hunted bug.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import logsumexp, xlogy
 
+from ktriage.bisect.misfit import Misfit, misfit
 from ktriage.bisect.titles import UNKNOWN, mixture, stretches
 
 if TYPE_CHECKING:
@@ -31,31 +32,61 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
     Bools = NDArray[np.bool_]
+    Ints = NDArray[np.int64]
+    Places = NDArray[np.intp]
 
 _LN2 = float(np.log(2))
 # So many titles are weighed together, in all combinations; rarer ones only hide results.
 _TITLES = 5
+# Classes of so much mass are looked at for what a new revision may tell.
+_LIKELY = 0.03
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
     """The belief at one moment; good until the posterior looks at a revision that it has not seen before.
 
-    ``weights`` has the probability of each commit, ``nowhere`` that of none. ``with_culprit`` and
-    ``without`` are the chance of a crash in the next run, by class of candidates, at a revision that has
-    the candidate and at one that has not. ``hunted`` is, by title, the chance that it is the hunted bug.
-    ``reading`` is how likely each way to read the other titles is, by class, and ``inside`` and ``outside``
-    are the (crashes, runs without) that each way and class has at revisions with the candidate and without.
+    ``mass`` has the probability of each class, that of "nowhere" first; ``best`` is the likeliest commit, of
+    class ``best_class``, and ``top`` its probability. ``with_culprit`` and ``without`` are the chance of a
+    crash in the next run, by class of candidates, at a revision that has the candidate and at one that has
+    not. ``hunted`` is, by title, the chance that it is the hunted bug. ``reading`` is how likely each way to
+    read the other titles is, by class, and ``inside`` and ``outside`` are the (crashes, runs without) that
+    each way and class has at revisions with the candidate and without. ``silences`` keeps what was worked
+    out of the next runs.
     """
 
-    weights: Floats
-    nowhere: float
+    mass: Floats
+    best: int
+    best_class: int
+    top: float
     with_culprit: Floats
     without: Floats
     hunted: dict[str, float]
     reading: Floats
     inside: tuple[Floats, Floats]
     outside: tuple[Floats, Floats]
+    _spread: tuple[Floats, Places, Floats]
+    _weights: list[Floats] = field(default_factory=list)
+    silences: dict[tuple[int, ...], tuple[Floats, Floats]] = field(default_factory=dict)
+
+    @property
+    def nowhere(self) -> float:
+        """The probability that no commit is the culprit."""
+        return float(self.mass[0])
+
+    @property
+    def already(self) -> float:
+        """The probability that the good revision has the culprit."""
+        factors, classes, share = self._spread
+        return float(factors[classes[0]] * share[0])
+
+    @property
+    def weights(self) -> Floats:
+        """The probability of each commit; worked out when first asked for."""
+        if not self._weights:
+            factors, classes, share = self._spread
+            self._weights.append(factors.take(classes) * share)
+        return self._weights[0]
 
     @property
     def entropy(self) -> float:
@@ -67,14 +98,20 @@ class Posterior:
     """Runs at revisions, and what they say of every commit.
 
     ``prior`` has each commit's share of what ``priors`` leaves for the commits in the range; its entry 0 is
-    not looked at.
+    not looked at. With ``fix``, candidates end the crash: revisions that have the culprit are those that do
+    not crash, and all that is said of "with the culprit" means with the bug.
     """
 
-    def __init__(self, sums: AncestorSums, priors: Priors, prior: Floats | None = None) -> None:
+    def __init__(
+        self, sums: AncestorSums, priors: Priors, prior: Floats | None = None, *, fix: bool = False
+    ) -> None:
         self.sums = sums
+        self.fix = fix
         self.priors = priors
         self._excluded: Bools = np.zeros(sums.n, dtype=bool)
+        self._class = np.ones(sums.n, dtype=np.intp)
         self._share: Floats = np.ones(sums.n)
+        self._classes: tuple[Floats, Places] | None = None
         self.reweigh(np.ones(sums.n) if prior is None else prior)
         self.tested: list[int] = []
         self.titles: list[str] = []
@@ -85,7 +122,6 @@ class Posterior:
         self._hunted = np.zeros(0)
         self._other = np.zeros((0, 0))
         # Row 0 is the class of "nowhere". Columns are the tested revisions.
-        self._class = np.ones(sums.n, dtype=np.intp)
         self._inside = np.zeros((2, 0), dtype=bool)
 
     def look_at(self, v: int) -> int:
@@ -98,10 +134,12 @@ class Posterior:
         split = np.flatnonzero((have > 0) & (have < np.bincount(self._class, minlength=count)))
         becomes = np.arange(count, dtype=np.intp)
         becomes[split] = count + np.arange(len(split))
-        self._class[mask] = becomes[self._class[mask]]
+        # Views keep the classes that they were made from.
+        self._class = np.where(mask, becomes[self._class], self._class)
+        self._classes = None
         column = have > 0
         column[split] = False
-        column = np.concatenate([column, np.ones(len(split), bool)])
+        column = np.concatenate([column, np.ones(len(split), bool)]) ^ self.fix
         self._inside = np.hstack([np.vstack([self._inside, self._inside[split]]), column[:, None]])
         self._place[v] = len(self.tested)
         self.tested.append(v)
@@ -144,8 +182,20 @@ class Posterior:
         share[0] = 0
         share *= (1 - self.priors.already - self.priors.nowhere) / share.sum()
         share[0] = self.priors.already
-        with np.errstate(divide="ignore"):
-            self._log_prior: Floats = np.log(share)
+        self._prior: Floats = share
+        # The likeliest last, and of equals the first.
+        self._order = np.lexsort((-np.arange(len(share)), share))
+        self._classes = None
+
+    def _prior_by_class(self) -> tuple[Floats, Places]:
+        """Return the prior probability of each class, that of "nowhere" first, and its likeliest commit."""
+        if self._classes is None:
+            mass: Floats = np.bincount(self._class, self._prior, self.classes).astype(np.float64)
+            mass[0] = self.priors.nowhere
+            first = np.zeros(self.classes, dtype=np.intp)
+            first[self._class[self._order]] = self._order
+            self._classes = (mass, first)
+        return self._classes
 
     def counts(self, v: int) -> tuple[int, int, int]:
         """Return how many runs at v came to nothing, to the hunted crash and to others."""
@@ -176,30 +226,26 @@ class Posterior:
         log_class = joint[0] if len(joint) == 1 else logsumexp(joint, axis=0)
         reading = np.exp(joint - log_class)
 
-        logs = log_class.take(self._class)
-        logs += self._log_prior
-        log_nowhere = np.log(self.priors.nowhere) + log_class[0]
-        most = max(float(logs.max()), log_nowhere)
-        logs -= most
-        weights: Floats = np.exp(logs, out=logs)
-        nowhere = float(np.exp(log_nowhere - most))
-        scale = 1 / (float(weights.sum()) + nowhere)
-        weights *= scale
-        nowhere *= scale
-        by_title = {}
-        if self.titles:
-            mass = np.bincount(self._class, weights=weights, minlength=len(log_class))
-            mass[0] = nowhere
-            by_title = dict(zip(self.titles, ((reading @ mass) @ which).tolist(), strict=True))
+        prior, first = self._prior_by_class()
+        factors = np.exp(log_class - log_class[prior > 0].max())
+        mass = factors * prior
+        factors /= mass.sum()
+        mass /= mass.sum()
+        each = factors * self._prior[first]
+        each[0] = 0
+        best = int(each.argmax())
         return View(
-            weights=weights,
-            nowhere=nowhere,
+            mass=mass,
+            best=int(first[best]),
+            best_class=best,
+            top=float(each[best]),
             with_culprit=(reading * with_mean).sum(axis=0),
             without=(reading * without_mean).sum(axis=0),
-            hunted=by_title,
+            hunted=dict(zip(self.titles, ((reading @ mass) @ which).tolist(), strict=True)),
             reading=reading,
             inside=(crash_in, ok_in),
             outside=(crash_out, ok_out),
+            _spread=(factors, self._class, self._prior),
         )
 
     def _readings(self) -> tuple[Floats, Floats]:
@@ -240,38 +286,57 @@ class Posterior:
     def crash_chance(self, view: View, v: int) -> float:
         """Return how likely the next run at v crashes, if nothing hides it; v has been looked at before."""
         inside = self._inside[:, self._place[v]]
-        return float(self._mass(view) @ np.where(inside, view.with_culprit, view.without))
+        return float(view.mass @ np.where(inside, view.with_culprit, view.without))
 
     def gain(self, view: View, runs: int = 1) -> tuple[Floats, Floats]:
         """Return what testing each revision is expected to tell about the culprit, in bits, and in how many
         runs. To test is to run until a crash, ``runs`` times at most; the gain is exact.
         """  # noqa: D205 (one sentence)
-        if runs == 1:
-            quiet_in, quiet_out = 1 - view.with_culprit, 1 - view.without
-        else:
-            quiet_in = (view.reading * self.priors.crash.silence(*view.inside, runs)).sum(axis=0)
-            quiet_out = (view.reading * self.priors.false.silence(*view.outside, runs)).sum(axis=0)
-        mass = self._mass(view)
+        quiet_in, quiet_out = (rate[0] for rate in self._silences(view, np.array([runs])))
+        if self.fix:
+            quiet_in, quiet_out = quiet_out, quiet_in
+        mass = view.mass
         known_in, known_out = _neg_entropy(quiet_in), _neg_entropy(quiet_out)
         quiet = float(mass @ quiet_out) + self._sums(view, quiet_in - quiet_out)
-        gains = float(mass @ known_out) + self._sums(view, known_in - known_out)
-        np.clip(quiet, 1e-12, 1 - 1e-12, out=quiet)
-        log_quiet = np.log(quiet)
-        gains -= quiet * log_quiet
-        crash = 1 - quiet
-        gains -= crash * np.log(crash)
-        gains /= _LN2
-        np.maximum(gains, 0, out=gains)
-        if runs == 1:
-            return gains, np.ones(1)
-        log_quiet /= runs
-        return gains, crash / -np.expm1(log_quiet)
+        known = float(mass @ known_out) + self._sums(view, known_in - known_out)
+        return _gain(quiet, known, np.array(runs))
 
-    def _mass(self, view: View) -> Floats:
-        """Return the probability of each class of candidates."""
-        mass = np.asarray(np.bincount(self._class, view.weights, self.classes), dtype=np.float64)
-        mass[0] = view.nowhere
-        return mass
+    def gain_tested(self, view: View, runs: Ints) -> tuple[Floats, Floats]:
+        """Return the same as ``gain`` for the revisions looked at so far, in ``tested``'s order, along the
+        second axis, and for each number of ``runs`` along the first. It takes no sum over the graph.
+        """  # noqa: D205 (one sentence)
+        quiet_in, quiet_out = self._silences(view, runs)
+        mass = view.mass
+        inside = self._inside.astype(np.float64)
+        known_in, known_out = _neg_entropy(quiet_in), _neg_entropy(quiet_out)
+        quiet = (quiet_out @ mass)[:, None] + ((quiet_in - quiet_out) * mass) @ inside
+        known = (known_out @ mass)[:, None] + ((known_in - known_out) * mass) @ inside
+        return _gain(quiet, known, runs[:, None])
+
+    def channel(self, view: View, runs: Ints) -> tuple[Floats, Floats]:
+        """Return the same as ``gain`` for a revision that has the culprit with chance 1/3 or 1/2, the rates
+        being those of one class: by chance, ``runs`` and the likelier classes, the best candidate's first.
+        """  # noqa: D205 (one sentence)
+        likely = np.flatnonzero(view.mass > _LIKELY)
+        classes = np.concatenate([[view.best_class], likely])
+        quiet_in, quiet_out = (rate[:, classes] for rate in self._silences(view, runs))
+        has = np.array([1 / 3, 1 / 2])[:, None, None]
+        known = has * _neg_entropy(quiet_in) + (1 - has) * _neg_entropy(quiet_out)
+        return _gain(has * quiet_in + (1 - has) * quiet_out, known, runs[:, None])
+
+    def _silences(self, view: View, runs: Ints) -> tuple[Floats, Floats]:
+        """Return, by number of runs and class, the chance of no crash in that many at a revision that has
+        the candidate, and at one that has not.
+        """  # noqa: D205 (one sentence)
+        if len(runs) == 1 and runs[0] == 1:
+            return (1 - view.with_culprit)[None], (1 - view.without)[None]
+        key = tuple(runs.tolist())
+        if key not in view.silences:
+            more = runs[:, None, None]
+            quiet_in = (view.reading * self.priors.crash.silence(*view.inside, more)).sum(axis=1)
+            quiet_out = (view.reading * self.priors.false.silence(*view.outside, more)).sum(axis=1)
+            view.silences[key] = quiet_in, quiet_out
+        return view.silences[key]
 
     def _sums(self, view: View, by_class: Floats) -> Floats:
         """Return the sum over each revision's ancestors of their weight times something of their class."""
@@ -288,20 +353,47 @@ class Posterior:
 
     def crash_rate(self, view: View) -> float:
         """Return the expected crash rate with the culprit, if that is the likeliest candidate."""
-        return float(view.with_culprit[self._class[int(view.weights.argmax())]])
+        return float(view.with_culprit[view.best_class])
+
+    def misfit(self, view: View) -> Misfit:
+        """Return how much better two culprits, or none at all, explain the runs than one does.
+
+        Other titles count as the hunted crash where they are likely to be. It takes no sum over the graph.
+        """
+        counted = np.array([view.hunted[title] > 0.5 for title in self.titles], dtype=np.float64)
+        crashes = self._hunted + self._other @ counted
+        return misfit(self._inside, crashes, self._ok, self._prior_by_class()[0], self.priors)
+
+    def members(self, group: int) -> Places:
+        """Return the commits of a class: those that no revision looked at so far tells apart."""
+        return np.flatnonzero(self._class == group)
 
     def rates(self, view: View) -> tuple[float, float, tuple[float, float]]:
         """Return the expected crash rate with the culprit and without it, and the former's 95% interval.
 
         The interval takes the likeliest candidate and the likeliest reading of the titles for granted.
         """
-        best = int(view.weights.argmax())
-        inside = self._inside[self._class[best]]
+        mine = view.best_class
+        inside = self._inside[mine]
         counted = np.array([view.hunted[title] > 0.5 for title in self.titles], dtype=np.float64)
         crashes = self._hunted + self._other @ counted
         interval = self.priors.crash.interval(float(crashes[inside].sum()), float(self._ok[inside].sum()))
-        mine = self._class[best]
         return float(view.with_culprit[mine]), float(view.without[mine]), interval
+
+
+def _gain(quiet: Floats, known: Floats, runs: Ints) -> tuple[Floats, Floats]:
+    """Return the gain of tests, in bits, and their runs: from the chance that a test of ``runs`` runs at most
+    ends without a crash, and minus the entropy, in nats, of that where the culprit is known.
+    """  # noqa: D205 (one sentence)
+    quiet = np.clip(quiet, 1e-12, 1 - 1e-12)
+    log_quiet = np.log(quiet)
+    crash = 1 - quiet
+    gains = known - quiet * log_quiet
+    gains -= crash * np.log(crash)
+    gains /= _LN2
+    np.maximum(gains, 0, out=gains)
+    log_quiet /= runs
+    return gains, crash / -np.expm1(log_quiet)
 
 
 def _neg_entropy(p: Floats) -> Floats:

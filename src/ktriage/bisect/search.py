@@ -1,14 +1,13 @@
 """The engine's brain: what to run next, and when enough is known. No clocks, no files, no git.
 
 The next run is the one with the most information for its cost: the expected gain in bits, times the chance
-that nothing hides the result and that the revision can be tested, over the time that it takes. Both single
-runs and whole tests of a revision (runs until a crash, a certain number at most) are weighed, because a
+that nothing hides the result and that the revision can be tested, over the time that it takes. What is
+weighed are tests of a revision (runs until a crash, a certain number at most) of several lengths, because a
 single run without a crash tells so little where crashes are rare that it never seems worth a build.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -20,7 +19,7 @@ from ktriage.bisect.titles import UNKNOWN
 from ktriage.bisect.untestable import Untestable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -57,17 +56,17 @@ class Costs:
 class Tuning:
     """How to choose.
 
-    A build's cost is shared out among some runs: ``shared`` is how many at a crash rate of 0, how many more
-    at a rate of 1, and the most. A test is so many runs that a revision with the culprit
-    passes it without a crash with chance ``missed``, ``longest`` at most. ``opening`` crashes are looked for
-    at the bad revision first, in ``patience`` runs at most: they tell whether it crashes at all, how often,
-    and what the crash looks like. A revision whose first ``hopeless`` runs all end with another crash is
-    not run again. ``branches`` bounds how many outcomes of runs under way are considered.
+    A revision is weighed as a test: runs until a crash, at most so many of ``lengths`` as tell the most for
+    their cost, up to ``reach`` over the crash rate. A build's cost is shared out among later tests as well:
+    ``shared`` is among how many at least, and at a crash rate of 1. ``opening`` crashes are looked for at the
+    bad revision first, in ``patience`` runs at most: they tell whether it crashes at all, how often, and what
+    the crash looks like. A revision whose first ``hopeless`` runs all end with another crash is not run
+    again. ``branches`` bounds how many outcomes of runs under way are considered.
     """
 
-    shared: tuple[float, float, float] = (2.0, 12.0, 12.0)
-    missed: float = 0.12
-    longest: int = 12
+    shared: tuple[float, float] = (1.0, 10.5)
+    lengths: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 11, 15, 20, 27, 36, 48)
+    reach: float = 4.0
     opening: int = 2
     patience: int = 25
     hopeless: int = 5
@@ -76,7 +75,10 @@ class Tuning:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A revision to run next, and what it is expected to tell, in bits."""
+    """A revision to run next, and what it is expected to tell, in bits.
+
+    That is what the run tells, or, at a revision that is not built yet, the whole test of it.
+    """
 
     v: int
     gain: float
@@ -95,7 +97,9 @@ class Verdict:
 class Search:
     """A bisection in memory: ``record`` what runs came to, ``choose`` the next, ``verdict`` when to stop.
 
-    Revision 0 is the good one and ``sums.n - 1`` the bad one.
+    Revision 0 is the good one and ``sums.n - 1`` the bad one; with ``fix``, where the commit that ended the
+    crash is looked for, it is the other way round. ``barred`` are revisions that are never run, for
+    whatever reason.
     """
 
     sums: AncestorSums
@@ -105,6 +109,8 @@ class Search:
     costs: Costs = field(default_factory=Costs)
     tuning: Tuning = field(default_factory=Tuning)
     max_skips: int = 40
+    fix: bool = False
+    barred: NDArray[np.bool_] | None = None
     posterior: Posterior = field(init=False)
     untestable: Untestable = field(init=False)
     _view: View | None = field(init=False, default=None)
@@ -114,7 +120,7 @@ class Search:
     _groups: tuple[tuple[int, ...], NDArray[np.int64]] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self.posterior = Posterior(self.sums, self.priors, self.prior)
+        self.posterior = Posterior(self.sums, self.priors, self.prior, fix=self.fix)
         self.untestable = Untestable(self.sums.n)
         self._built = np.zeros(self.sums.n, dtype=bool)
         self._salt = np.random.default_rng(0).integers(1, 1 << 40, self.sums.n)
@@ -170,31 +176,62 @@ class Search:
         opening = self._opening(pending)
         for v in pending:
             self.posterior.look_at(v)
-        view = self.view
-        gains = self._expected(view, pending, 1)[0]
         if opening is not None:
-            return Choice(opening, float(gains[opening]))
+            return Choice(opening, float(self.posterior.gain(self.view)[0][opening]))
         clear = self.chances()
         if self.posterior.titles:
-            clear = clear * (1 - self.posterior.hidden(view))
-        building = np.where(self._built, 0.0, self.costs.build / self._shared(view))
-        value = gains * clear / (self.costs.run + building)
-        runs = self._test_length(view)
-        if runs > 1:
-            more, length = self._expected(view, pending, runs)
-            np.maximum(value, more * clear / (self.costs.run * length + building), out=value)
+            clear = clear * (1 - self.posterior.hidden(self.view))
+        lengths = self._lengths(self.view)
+        most, length = self._unbuilt(pending, lengths)
+        best, known = self._tested(pending, lengths, clear)
+        if best is None or most > known:
+            new = self._anywhere(pending, length, clear)
+            if new is not None and (best is None or new[1] > known):
+                best = new[0]
+        return best
+
+    def _tested(
+        self, pending: Sequence[int], lengths: NDArray[np.int64], clear: Floats
+    ) -> tuple[Choice | None, float]:
+        """Return the best revision among those built, and what it tells for its cost, at the best length."""
+        tested = np.array(self.posterior.tested, dtype=np.intp)
+        if not len(tested):
+            return None, 0.0
+        gains, runs = self._expected(pending, lambda then: self.posterior.gain_tested(then, lengths))
+        value = (gains / (self.costs.run * runs)).max(axis=0) * clear[tested] * self._built[tested]
         best = int(value.argmax())
-        return Choice(best, float(gains[best])) if value[best] > 0 else None
+        chosen = Choice(int(tested[best]), float(gains[0, best])) if value[best] > 0 else None
+        return chosen, float(value[best])
 
-    def _shared(self, view: View) -> float:
-        """Return among how many runs a build's cost is shared out: fewer where crashes are rare."""
-        low, slope, high = self.tuning.shared
-        return min(high, low + slope * self.posterior.crash_rate(view))
+    def _unbuilt(self, pending: Sequence[int], lengths: NDArray[np.int64]) -> tuple[float, int]:
+        """Return about the most that a new revision can tell for its cost, and how long to test one.
 
-    def _test_length(self, view: View) -> int:
-        """Return after how many runs without a crash a revision is likely enough to be free of it."""
-        crash = min(self.posterior.crash_rate(view), 0.999)
-        return min(self.tuning.longest, round(math.log(self.tuning.missed) / math.log1p(-crash)))
+        The sums over the graph, which find that revision, are worth it only where it may be the best.
+        """
+        gains, runs = self.posterior.channel(self.view, lengths)
+        value = gains / (self.costs.run * runs + self._build(pending))
+        return float(value.max()), int(lengths[value[:, :, 0].max(axis=0).argmax()])
+
+    def _anywhere(self, pending: Sequence[int], length: int, clear: Floats) -> tuple[Choice, float] | None:
+        """Return the best revision of all for tests of this length, and what it tells for its cost."""
+        building = np.where(self._built, 0.0, self._build(pending))
+        gains, runs = self._expected(pending, lambda then: self.posterior.gain(then, length))
+        value = gains * clear / (self.costs.run * runs + building)
+        best = int(value.argmax())
+        return (Choice(best, float(gains[best])), float(value[best])) if value[best] > 0 else None
+
+    def _build(self, pending: Sequence[int]) -> float:
+        """Return what a test of a revision has to bear of its build. Where crashes are rare it is more; with
+        other runs under way it is less, because time passes for these anyway.
+        """  # noqa: D205 (one sentence)
+        least, most = self.tuning.shared
+        shared = max(least, most * self.posterior.crash_rate(self.view))
+        return self.costs.build / shared / (1 + len(pending) / 2)
+
+    def _lengths(self, view: View) -> NDArray[np.int64]:
+        """Return the numbers of runs without a crash after which a test may end."""
+        most = max(1.0, self.tuning.reach / max(self.posterior.crash_rate(view), 0.01))
+        return np.array([runs for runs in self.tuning.lengths if runs <= most])
 
     def chances(self) -> Floats:
         """Return each revision's chance to be testable, those out of reach within the budget at 0."""
@@ -204,6 +241,8 @@ class Search:
         hopeless = 0.6 if used >= 1 else 0.15 if used >= 0.4 else 0.05 if used >= 0.2 else 0.0
         if hopeless:
             chances = np.where((chances < hopeless) & ~self._built, 0.0, chances)
+        if self.barred is not None:
+            chances = np.where(self.barred, 0.0, chances)
         dead = self.posterior.dead_ends(self.view, self.tuning.hopeless)
         if dead:
             chances = chances.copy()
@@ -212,7 +251,9 @@ class Search:
 
     def _opening(self, pending: Sequence[int]) -> int | None:
         """Return the bad revision for as long as it has to be seen crashing first."""
-        bad = self.sums.n - 1
+        bad = 0 if self.fix else self.sums.n - 1
+        if self.barred is not None and self.barred[bad]:
+            return None
         ok, crashes, other = self.posterior.counts(bad)
         waiting = sum(v == bad for v in pending)
         runs = ok + crashes + other
@@ -224,11 +265,13 @@ class Search:
         # With several machines, the bad revision alone would keep most of them from better work.
         return bad if waiting < max(1, 2 * self.tuning.opening) else None
 
-    def _expected(self, view: View, pending: Sequence[int], runs: int) -> tuple[Floats, Floats]:
-        """Return each revision's gain and length of a test, averaged over what runs under way may come to."""
+    def _expected(
+        self, pending: Sequence[int], gain: Callable[[View], tuple[Floats, Floats]]
+    ) -> tuple[Floats, Floats]:
+        """Return the gains and lengths of tests, averaged over what the runs under way may come to."""
         if not pending:
-            return self.posterior.gain(view, runs)
-        branches: list[tuple[float, dict[int, tuple[int, int]], View]] = [(1.0, {}, view)]
+            return gain(self.view)
+        branches: list[tuple[float, dict[int, tuple[int, int]], View]] = [(1.0, {}, self.view)]
         for v in pending:
             split = []
             for chance, supposed, then in branches:
@@ -240,25 +283,20 @@ class Search:
             kept = split[: self.tuning.branches]
             total = sum(chance for chance, _ in kept)
             branches = [(chance / total, s, self.posterior.view(s)) for chance, s in kept]
-        gains: Floats = np.zeros(self.sums.n)
-        length: Floats = np.zeros(self.sums.n)
-        for chance, _, then in branches:
-            gain, runs_needed = self.posterior.gain(then, runs)
-            gains += chance * gain
-            length += chance * runs_needed
-        return gains, length
+        each = [(chance, gain(then)) for chance, _, then in branches]
+        gains: Floats = np.add.reduce([chance * gains for chance, (gains, _) in each])
+        lengths: Floats = np.add.reduce([chance * runs for chance, (_, runs) in each])
+        return gains, lengths
 
     def verdict(self) -> Verdict | None:
         """Return the answer if enough is known."""
         view = self.view
         if view.nowhere >= self.confidence:
             return Verdict("nowhere", view.nowhere)
-        if float(view.weights[0]) >= self.confidence:
-            return Verdict("already", float(view.weights[0]))
-        best = int(view.weights.argmax())
-        probability = float(view.weights[best])
-        if probability >= self.confidence:
-            return Verdict("culprit", probability, (best,))
+        if view.already >= self.confidence:
+            return Verdict("already", view.already)
+        if view.top >= self.confidence:
+            return Verdict("culprit", view.top, (view.best,))
         return self._inseparable(view)
 
     def _inseparable(self, view: View) -> Verdict | None:

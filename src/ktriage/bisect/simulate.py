@@ -37,7 +37,8 @@ class World:
 
     ``unrelated`` is the chance that another crash hides a run's result; with ``stretches`` above 0 only in
     so many stretches of history, each of a tenth of it. ``renamed`` is the share of hunted crashes that come
-    under another title. ``broken`` stretches of ``broken_size`` of the history can't be tested.
+    under another title. ``broken`` stretches of ``broken_size`` of the history can't be tested. ``second`` is
+    the crash rate that a second culprit brings by itself, somewhere else.
     """
 
     p: float
@@ -47,6 +48,7 @@ class World:
     renamed: float = 0.0
     broken: int = 0
     broken_size: float = 0.05
+    second: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class History:
     members: int
     probability: float
     culprit_broken: bool = False
+    misfit: float = 0.0
     crossed: tuple[tuple[float, float, bool], ...] = ()
     """For each level asked for: it, the belief when that was first reached, and whether it was right."""
 
@@ -131,11 +134,12 @@ class Simulated:
     def __init__(self, sums: AncestorSums, world: World, rng: Generator) -> None:
         self.sums, self.world, self.rng = sums, world, rng
         self.culprit = int(rng.integers(1, sums.n))
-        self._has: dict[int, bool] = {}
+        self._has: dict[int, tuple[bool, bool]] = {}
         self.broken = self._stretches(world.broken, world.broken_size)
         self.broken[[0, -1]] = False
         self.noisy = self._stretches(world.stretches, 0.1)
         self._rates = rng.uniform(0.1, 0.5, sums.n)
+        self.second = int(rng.integers(1, sums.n)) if world.second else 0
 
     def _stretches(self, count: int, size: float) -> Bools:
         mask = np.zeros(self.sums.n, dtype=bool)
@@ -147,9 +151,19 @@ class Simulated:
 
     def has(self, v: int) -> bool:
         """Return whether revision v has the culprit."""
+        return self._both(v)[0]
+
+    def _both(self, v: int) -> tuple[bool, bool]:
         if v not in self._has:
-            self._has[v] = bool(self.sums.ancestors(v)[self.culprit])
+            mine = self.sums.ancestors(v)
+            self._has[v] = bool(mine[self.culprit]), bool(self.second and mine[self.second])
         return self._has[v]
+
+    def rate(self, v: int) -> float:
+        """Return how often a run at v crashes that nothing hides."""
+        first, second = self._both(v)
+        quiet = (1 - self.world.p if first else 1.0) * (1 - self.world.second if second else 1.0)
+        return 1 - quiet if first or second else self.world.q
 
     def run(self, v: int) -> tuple[Literal["crash", "ok", "other", "broken"], str | None]:
         """Run once at v, and return what it came to with the title of another crash."""
@@ -160,7 +174,7 @@ class Simulated:
         draws = self.rng.random(3)
         if draws[0] < noise:
             return "other", "unrelated"
-        if draws[1] >= (world.p if self.has(v) else world.q):
+        if draws[1] >= self.rate(v):
             return "ok", None
         return ("other", "renamed") if draws[2] < world.renamed else ("crash", None)
 
@@ -187,10 +201,9 @@ def simulate_one(
         runs += len(batch)
         rounds += 1
         verdict = search.verdict()
-        best = int(search.view.weights.argmax()) if levels else 0
         for level in levels:
-            if level not in crossed and search.view.weights[best] >= level:
-                crossed[level] = (level, float(search.view.weights[best]), best == simulated.culprit)
+            if level not in crossed and search.view.top >= level:
+                crossed[level] = (level, search.view.top, search.view.best == simulated.culprit)
     members = verdict.members if verdict is not None else ()
     return History(
         runs=runs,
@@ -198,10 +211,11 @@ def simulate_one(
         rounds=rounds,
         skips=len(search.untestable.broken),
         verdict=verdict.kind if verdict is not None else "exhausted",
-        right=simulated.culprit in members,
+        right=simulated.culprit in members or (simulated.second > 0 and simulated.second in members),
         members=len(members),
-        probability=verdict.probability if verdict is not None else float(search.view.weights.max()),
+        probability=verdict.probability if verdict is not None else search.view.top,
         culprit_broken=bool(simulated.broken[simulated.culprit]),
+        misfit=search.posterior.misfit(search.view).factor,
         crossed=tuple(crossed.values()),
     )
 

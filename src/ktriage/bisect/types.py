@@ -13,6 +13,10 @@ from ktriage.words import OutcomeKind
 
 Verdict = Literal["culprit", "candidates", "not-in-range", "inconclusive"]
 Purpose = Literal["search", "verify"]
+Kind = Literal["cause", "fix"]
+
+SAID = 0.8
+"""From this probability on people are told that there are several culprits: one false alarm in 200."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,21 @@ class Runner(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Fix:
+    """A change that makes revisions testable, put on top of them: a commit's, or the text of a patch.
+
+    ``name`` is how the log calls it, the same for the same change. With ``only``, (A, B) in full hashes, it
+    is put on top of all revisions that B has and A has not; without, where a revision can't be tested as
+    it is.
+    """
+
+    name: str
+    commit: str | None = None
+    text: str | None = None
+    only: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A commit that may be the culprit, with its probability."""
 
@@ -63,15 +82,22 @@ class Verification:
     """Runs made to check an answer, which the counts of the search leave out.
 
     ``reverted`` says what became of the crash on the bad revision without the culprit: ``gone``,
-    ``stays``, ``conflict`` (it does not revert cleanly), ``untestable`` or ``skipped``. ``culprit`` is
-    ``crashes``, ``silent`` or ``skipped``; ``parent`` is ``ok``, ``crashes`` or ``skipped``.
+    ``rarer`` (it still comes, less often), ``stays``, ``conflict`` (it does not revert cleanly),
+    ``unseen`` (runs do not depend on what is in the worktree), ``untestable`` or ``skipped``. ``culprit``
+    is ``crashes``, ``silent`` or ``skipped``; ``parent`` is ``ok``, ``crashes`` or ``skipped``.
     ``passed`` is None where nothing could be checked.
+
+    Where a fix was looked for, ``reverted`` is about the good revision without the fix: ``returns`` (the
+    crash does), ``stays-away``, ``conflict``, ``untestable`` or ``skipped``; ``applied`` about the bad
+    revision with it: ``gone``, ``stays`` or the same last three; ``culprit`` is ``silent`` where it should
+    be, and ``parent`` ``crashes``.
     """
 
     passed: bool | None
     reverted: str = "skipped"
     culprit: str = "skipped"
     parent: str = "skipped"
+    applied: str = "skipped"
     runs: int = 0
     builds: int = 0
     seconds: float = 0.0
@@ -85,8 +111,10 @@ class Answer:
     culprit being outside of the range; for ``inconclusive`` that of the likeliest commit.
     ``candidates`` come likeliest first. ``outcomes`` counts the search's runs by outcome. ``seconds`` is
     wall-clock time. ``crash_rate`` is the chance of a crash per run with the culprit, with its central 95%
-    interval in ``crash_interval``; ``false_rate`` is the one without it. ``reason`` says in a line why it
-    ended like this. ``priors`` says what, besides the runs, made some commits likelier than others.
+    interval in ``crash_interval``; ``false_rate`` is the one without it (for a fix, before and after it).
+    ``reason`` says in a line why it ended like this, and ``hint`` what to do next. ``priors`` says what,
+    besides the runs, made some commits likelier than others, ``fixes`` what was put on top of revisions to
+    make them testable. ``kind`` says whether ``culprit`` brought the crash or ended it.
     """
 
     culprit: str | None
@@ -98,7 +126,9 @@ class Answer:
     outcomes: dict[str, int]
     seconds: float
     verdict: Verdict
+    kind: Kind = "cause"
     reason: str = ""
+    hint: str | None = None
     subject: str | None = None
     author: str | None = None
     date: str | None = None
@@ -110,6 +140,9 @@ class Answer:
     """Other titles seen, each with the probability that it is the hunted bug under another name."""
     priors: tuple[str, ...] = ()
     untestable: tuple[str, ...] = ()
+    fixes: tuple[str, ...] = ()
+    several: float | None = None
+    others: tuple[str, ...] = ()
     verification: Verification | None = None
     seed: int | None = None
     log: str | None = None
@@ -131,6 +164,7 @@ class Start:
     ``candidates`` counts the commits in the range. ``commits`` and ``subjects`` name them, parents before
     children, and ``parents`` holds their parents' places in that order (the good revision is -1); all three
     are empty where there are more than 512. ``call`` is what the caller wants to find again on resuming.
+    ``bases`` are the merge bases of good and bad where neither is an ancestor of the other.
     """
 
     repo: str
@@ -146,13 +180,18 @@ class Start:
     parents: tuple[tuple[int, ...], ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     call: dict[str, Any] = field(default_factory=dict)
+    kind: Kind = "cause"
+    bases: tuple[str, ...] = ()
     version: int = 1
     record: Literal["start"] = "start"
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A run that is about to start: ``gain`` is what it is expected to tell, in bits."""
+    """A run that is about to start: ``gain`` is what it is expected to tell, in bits.
+
+    ``patches`` names what is put on top of the revision: "revert HASH", "apply HASH" or a fix's name.
+    """
 
     attempt: str
     commit: str
@@ -284,7 +323,9 @@ class Options:
     ``build_ratio`` is how many runs a build is taken to cost until both have been seen.
     ``hang_is`` says what a guest that stopped answering counts as. ``rate`` is what is known of the crash's
     rate beforehand, as (runs with the crash, runs). ``informed`` lets crash frames and paths weigh on the
-    prior. ``verify`` checks the culprit before it is named.
+    prior. ``verify`` checks the culprit before it is named. ``find`` says whether the commit is looked for
+    that brought the crash or that ended it. ``fixes`` are changes that make revisions testable; with
+    ``mend``, commits that do so are looked for where it matters.
     """
 
     confidence: float = 0.998
@@ -300,4 +341,7 @@ class Options:
     informed: bool = True
     first_parent: bool = False
     verify: bool = True
+    find: Kind = "cause"
+    fixes: tuple[Fix, ...] = ()
+    mend: bool = True
     call: dict[str, Any] = field(default_factory=dict)

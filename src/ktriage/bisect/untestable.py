@@ -40,6 +40,11 @@ class Untestable:
             self._works[v] = works
             self._chances = None
 
+    def forget(self, v: int) -> None:
+        """Take v for untried again: there is another way to test it."""
+        if self._works.pop(v, None) is not None:
+            self._chances = None
+
     def chances(self) -> Floats:
         """Return the chance of each revision to be testable; 0 for those known not to be."""
         if self._chances is None:
