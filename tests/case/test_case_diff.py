@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from ktriage.case import text
-from ktriage.case.diff import mark_diff, reference_pattern
+from ktriage.case.diff import cut_diff, mark_diff, reference_pattern
 from ktriage.case.modules import compare_modules, modules_note
 from ktriage.case.terminal import render_terminal
 from ktriage.console.types import Frame
@@ -21,6 +21,7 @@ def test_words_of_numbers():
 def test_marks_the_line_on_the_stack_and_those_that_count():
     lines = mark_diff(DIFF, sample_crash().stack)
     assert [(line.text.strip(), line.mark) for line in lines if line.mark] == [
+        ("ulp_main.c", "has ulp_recvmsg, on the crash's stack"),
         ("__module_get(THIS_MODULE);", "no longer __module_get()"),
         ("module_put(THIS_MODULE);", "no longer module_put()"),
         ("__module_get(THIS_MODULE);", "now __module_get()"),
@@ -99,3 +100,64 @@ def test_any_text_is_taken_and_no_line_is_lost(text, line):
     headers = ("--- ", "+++ ", "index ")
     kept = [own for own in text.splitlines() if not own.startswith(headers)]
     assert len(lines) >= len(kept)
+
+
+LONG = "".join(
+    f"diff --git a/dir/f{n}.c b/dir/f{n}.c\nindex 1..2 100644\n--- a/dir/f{n}.c\n+++ b/dir/f{n}.c\n"
+    f"@@ -1,2 +1,2 @@ int f{n}(void)\n-old\n+new\n same\n@@ -9,1 +9,1 @@ int g{n}(void)\n-old\n+new\n"
+    for n in range(100)
+)
+
+
+def test_a_long_diff_is_cut_and_what_is_marked_stays():
+    frames = [Frame("f70", file="/build/dir/f70.c", line=1), Frame("g90"), Frame("other", file="dir/f80.c")]
+    lines = mark_diff(LONG, frames)
+    kept, left_out = cut_diff(lines, 25)
+    assert len(kept) == 25
+    assert left_out == len(lines) - 25
+    # Each hunk below its file, in the diff's order.
+    assert [line.text for line in kept if line.kind == "file"] == [
+        "dir/f0.c",
+        "dir/f70.c",
+        "dir/f80.c",
+        "dir/f90.c",
+    ]
+    marks = [line.mark for line in kept if line.mark]
+    assert marks == [
+        "has f70, on the crash's stack",
+        "in f70, on the crash's stack",
+        "on the crash's stack: f70",
+        "has other, on the crash's stack",
+        "in g90, on the crash's stack",
+    ]
+    assert cut_diff(lines, 10_000) == (lines, 0)
+
+
+def test_guessed_frames_count_where_all_are_guessed():
+    guessed = [Frame(f"f{n}", file=f"dir/f{n}.c", line=99, reliable=False) for n in range(3)]
+    sure = [Frame(f"s{n}", file=f"dir/s{n}.c", line=99) for n in range(3)]
+    assert mark_diff(LONG, [sure[0], *guessed])[0].mark == "has f0, on the crash's stack"
+    assert mark_diff(LONG, [*sure, *guessed])[0].mark is None
+
+
+def test_one_hunk_may_be_too_long():
+    diff = "diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -0,0 +1,500 @@\n" + "+line\n" * 500
+    kept, left_out = cut_diff(mark_diff(diff, []), 100)
+    assert [line.kind for line in kept[:3]] == ["file", "hunk", "add"]
+    assert (len(kept), left_out) == (100, 402)
+
+
+def test_renames_and_files_without_hunks_are_kept():
+    diff = "diff --git a/x b/y\nsimilarity index 100%\nrename from x\nrename to y\n" + LONG
+    lines = mark_diff(diff, [])
+    kept, _ = cut_diff(lines, 12)
+    assert [line.text for line in kept[:4]] == ["y", "similarity index 100%", "rename from x", "rename to y"]
+
+
+@given(st.integers(1, 60), st.integers(0, 99))
+def test_a_cut_diff_is_a_part_of_it(most, named):
+    lines = mark_diff(LONG, [Frame(f"g{named}")])
+    kept, left_out = cut_diff(lines, most)
+    assert len(kept) + left_out == len(lines)
+    rest = iter(lines)
+    assert all(any(line is other for other in rest) for line in kept)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ktriage.bisect.types import Belief
+from ktriage.bisect.types import SAID, Belief
 from ktriage.bisect.types import Run as Ran
 from ktriage.case.types import Bisection, Commit, Run
 from ktriage.words import OutcomeKind
@@ -16,12 +16,17 @@ if TYPE_CHECKING:
 
 _REVERTED = {
     "gone": "no crash any more",
+    "rarer": "it still crashes, less often",
     "stays": "it still crashes",
     "conflict": "does not revert cleanly",
+    "unseen": "tells nothing: the runs do not depend on what is in the worktree",
     "untestable": "can't be tested",
+    "returns": "it crashes again",
+    "stays-away": "no crash either",
 }
-_CULPRIT = {"crashes": "crashes", "silent": "did not crash"}
-_PARENT = {"ok": "did not crash", "crashes": "crashes too"}
+_APPLIED = _REVERTED | {"conflict": "does not go on top of it"}
+_OWN = {"crashes": "crashes", "silent": "did not crash"}
+_PARENT = {"ok": "did not crash", "crashes": "crashes"}
 
 
 def from_log(log: Log, commits: Sequence[Commit] | None = None) -> Bisection:
@@ -53,13 +58,16 @@ def from_log(log: Log, commits: Sequence[Commit] | None = None) -> Bisection:
         good=start.good,
         confidence=start.confidence,
         seed=start.seed,
-        vms=start.jobs,
+        vms=start.jobs if start.call.get("kind") != "command" else None,
         crash_rate=answer.crash_rate if answer else None,
         crash_interval=answer.crash_interval if answer else None,
         priors=answer.priors if answer else (),
         titles=tuple(sorted(answer.titles.items())) if answer else (),
-        verification=_verification(answer.verification) if answer and answer.verification else (),
+        verification=_verification(answer.verification, start.kind) if answer and answer.verification else (),
         verified=answer.verification.passed if answer and answer.verification else None,
+        kind=start.kind,
+        below=start.bases or (start.bad if start.kind == "fix" else start.good,),
+        notes=_notes(answer) if answer else (),
     )
 
 
@@ -111,6 +119,7 @@ def _run(record: Ran, number: int) -> Run:
         build_seconds=record.build_seconds,
         directory=record.where,
         signature=record.signature,
+        on_top=tuple(name.partition(" ")[2].partition("@")[0][:40] for name in record.patches),
     )
 
 
@@ -135,11 +144,27 @@ def _with_belief(commit: Commit, final: Mapping[str, float], answer: Answer | No
     )
 
 
-def _verification(verification: Verification) -> tuple[tuple[str, str], ...]:
+def _verification(verification: Verification, kind: str) -> tuple[tuple[str, str], ...]:
     """Say what was checked, leaving out what was skipped."""
+    fix = kind == "fix"
+    what = "the good revision with the fix reverted" if fix else "the bad revision with the culprit reverted"
     checks = [
-        ("the bad revision with the culprit reverted", _REVERTED.get(verification.reverted)),
-        ("the culprit itself", _CULPRIT.get(verification.culprit)),
+        (what, _REVERTED.get(verification.reverted)),
+        ("the bad revision with the fix on top", _APPLIED.get(verification.applied)),
+        ("the fix itself" if fix else "the culprit itself", _OWN.get(verification.culprit)),
         ("its parent", _PARENT.get(verification.parent)),
     ]
     return tuple((what, came) for what, came in checks if came)
+
+
+def _notes(answer: Answer) -> tuple[str, ...]:
+    """Say what else there is to the answer."""
+    notes = [f"{answer.hint[0].upper()}{answer.hint[1:]}."] if answer.hint else []
+    if answer.several is not None and answer.several >= SAID:
+        besides = " and ".join(commit[:12] for commit in answer.others[:3])
+        notes.append(
+            f"One commit does not explain these runs, there are several (probability {answer.several:.2f})"
+            + (f"; the other may be {besides}." if besides and len(answer.others) <= 3 else ".")
+        )
+    notes += [f"Revisions were made testable: {fix}." for fix in answer.fixes]
+    return tuple(notes)

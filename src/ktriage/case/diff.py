@@ -15,12 +15,16 @@ _COUNTED = re.compile(r"_*(?:try_)?(\w+?)_(?:get|put|hold|release)(?:_\w+)?")
 _HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@ ?(.*)")
 
 
+MOST_NAMES = 2
+"""Functions that are named in a file's mark."""
+
+
 @dataclass(frozen=True, slots=True)
 class DiffLine:
     """One line of a diff: ``kind`` is ``file``, ``hunk``, ``add``, ``del``, ``same`` or ``meta``.
 
     ``mark`` says why the line matters: the crash's stack runs through it, the hunk lies in a function of
-    the stack, or the line gets or puts the kind of reference that the crash is about.
+    the stack, the file holds one, or the line gets or puts the kind of reference that the crash is about.
     """
 
     kind: str
@@ -50,6 +54,15 @@ def _function(frames: Sequence[Frame], heading: str) -> str | None:
     return None
 
 
+def _file(frames: Sequence[Frame], path: str) -> str | None:
+    # A kernel without an unwinder (UNWINDER_GUESS) vouches for no frame but the first.
+    sure = [frame for frame in frames if frame.reliable]
+    told = sure if len(sure) > 2 else frames
+    found = dict.fromkeys(f.function for f in told if f.file and _same_file(f.file, path))
+    names = list(found)[:MOST_NAMES]
+    return f"has {' and '.join(names)}, on the crash's stack" if names else None
+
+
 def reference_pattern(frames: Sequence[Frame]) -> re.Pattern[str] | None:
     """Return what matches calls that get or put the references whose count a crash is about, or None.
 
@@ -67,7 +80,8 @@ def mark_diff(diff: str, frames: Sequence[Frame]) -> list[DiffLine]:
     """Split ``diff`` into lines and mark those that have to do with a crash, whose stack is ``frames``.
 
     Marked are lines of the new side that the stack runs through, heads of hunks that name a function of
-    the stack, and added and removed lines that get or put the kind of reference that the crash is about.
+    the stack, files that hold one, and added and removed lines that get or put the kind of reference that the
+    crash is about.
     What is not a unified diff comes back as ``meta`` lines: nothing is lost and nothing raises.
     """
     counted = reference_pattern(frames)
@@ -106,8 +120,45 @@ def _walk(lines: Sequence[str], frames: Sequence[Frame]) -> Iterator[DiffLine]:
             yield DiffLine("hunk", text, mark=_function(frames, hunk[5]))
         elif text.startswith("diff --git "):
             path = text.rsplit(" b/", 1)[-1]
-            yield DiffLine("file", path)
+            yield DiffLine("file", path, mark=_file(frames, path))
         elif text.startswith("+++ "):
             path = text[4:].split("\t")[0].removeprefix("b/")
         elif not text.startswith(("--- ", "index ")):
             yield DiffLine("meta", text)
+
+
+def cut_diff(lines: Sequence[DiffLine], most: int) -> tuple[list[DiffLine], int]:
+    """Return at most ``most`` lines of a diff, and how many were left out.
+
+    Hunks with a mark are kept before others, those in files with a mark before the rest; what is kept comes
+    in the diff's order, each hunk below its file. A hunk that is too long by itself is cut at its end.
+    """
+    if len(lines) <= most:
+        return list(lines), 0
+    kept: set[int] = set()
+    for heading, hunk in sorted(_hunks(lines), key=lambda found: _rank(lines, *found)):
+        room = most - len(kept)
+        new = [place for place in (*heading, *hunk) if place not in kept]
+        kept.update(new[:room])
+        if len(kept) >= most:
+            break
+    return [lines[place] for place in sorted(kept)], len(lines) - len(kept)
+
+
+def _hunks(lines: Sequence[DiffLine]) -> Iterator[tuple[range, range]]:
+    """Yield each hunk's places, after those of its file's heading."""
+    heading, start = range(0), 0
+    for place in range(1, len(lines) + 1):
+        if place < len(lines) and lines[place].kind not in ("file", "hunk"):
+            continue
+        if lines[start].kind == "hunk":
+            yield heading, range(start, place)
+        else:
+            heading = range(start, place)
+            if place == len(lines) or lines[place].kind == "file":
+                yield heading, range(0)
+        start = place
+
+
+def _rank(lines: Sequence[DiffLine], heading: range, hunk: range) -> tuple[bool, bool]:
+    return not any(lines[place].mark for place in hunk), not any(lines[place].mark for place in heading)

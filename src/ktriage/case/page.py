@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from ktriage import __version__
 from ktriage.case import text
-from ktriage.case.diff import DiffLine, mark_diff
+from ktriage.case.diff import DiffLine, cut_diff, mark_diff
 from ktriage.case.modules import ModuleRow, compare_modules, modules_note
 from ktriage.case.plot import BeliefMap, belief_map
 from ktriage.case.types import FIXED_RUNS, Bisection, CaseFile, Commit, FixedCost, Run, fixed_cost
@@ -64,6 +64,8 @@ class HistoryRow:
     end: str | None
     same: tuple[str, ...] = ()
     """Other revisions that were run and that build to the same."""
+    on_top: tuple[str, ...] = ()
+    """What was put on top of it to make it testable."""
 
 
 @dataclass(slots=True)
@@ -138,6 +140,7 @@ def history_rows(bisection: Bisection) -> list[HistoryRow]:
             culprit=commit == named,
             end=ends.get(commit),
             same=tuple(twin[:12] for twin in twins.get(commit, ())),
+            on_top=tuple(dict.fromkeys(name[:12] for run in by_commit[commit] for name in run.on_top)),
         )
         for commit in order
     ]
@@ -184,9 +187,15 @@ def _fill_bisection(view: View, case: CaseFile, bisection: Bisection) -> None:
 
 
 def _diff_note(marks: list[str]) -> str:
-    stack = sum(1 for mark in marks if mark.endswith("on the crash's stack") or mark.startswith("on the"))
-    count = len(marks) - stack
+    stack = sum(1 for mark in marks if mark.startswith(("on the", "in ")))
+    files = sum(1 for mark in marks if mark.startswith("has "))
+    count = len(marks) - stack - files
     said = [f"{text.plural(stack, 'place')} on the crash's stack"] if stack else []
+    said += (
+        [text.plural(files, "file with a function of the stack", "files with functions of the stack")]
+        if files and not stack
+        else []
+    )
     said += (
         [text.plural(count, "line that gets or puts the reference", "lines that get or put the reference")]
         if count
@@ -202,7 +211,7 @@ def _fill_culprit(view: View, case: CaseFile) -> None:
         return
     frames = case.crash.stack if case.crash else ()
     lines = mark_diff(case.culprit.diff, frames)
-    view.diff, view.diff_cut = lines[:MOST_DIFF_LINES], max(0, len(lines) - MOST_DIFF_LINES)
+    view.diff, view.diff_cut = cut_diff(lines, MOST_DIFF_LINES)
     if case.crash:
         view.diff_note = _diff_note([line.mark for line in lines if line.mark])
     view.sections.append(("culprit", "Culprit"))

@@ -136,11 +136,13 @@ def _rows(bisection: Bisection, top: float) -> tuple[list[Row], dict[str, int]]:
                 end=_end(first, bisection) if own else None,
             )
         )
-    if bisection.good and bisection.good not in index:
-        # The range begins after the good revision, but runs are made there too.
-        index[bisection.good] = len(rows)
-        good = Commit(bisection.good, "where the range begins")
-        rows.append(Row(top + len(rows) * ROW, good.subject, good, 1, 0.0, culprit=False, end="good"))
+    for below in bisection.below or (bisection.good,):
+        if below and below not in index:
+            # The range begins after it, but runs are made there too.
+            index[below] = len(rows)
+            commit = Commit(below, "where the range begins")
+            end = _end(commit, bisection)
+            rows.append(Row(top + len(rows) * ROW, commit.subject, commit, 1, 0.0, culprit=False, end=end))
     return rows, index
 
 
@@ -216,7 +218,7 @@ def _graph(
     if len(rows) < len(commits) or not any(commit.merge for commit in commits):
         return 0.0, [], []
     parents: list[list[int]] = [[] for _ in rows]
-    outside = index.get(bisection.good)
+    outside = index.get((bisection.below or (bisection.good,))[0])
     for commit in commits:
         places = [index[commits[p].hash] if p >= 0 else outside for p in commit.parents]
         parents[index[commit.hash]] = [place for place in places if place is not None]

@@ -67,7 +67,7 @@ def _verdict(case: CaseFile, bisection: Bisection) -> RenderableType:
     body = Text()
     if bisection.verdict == "culprit" and ranked:
         best = ranked[0]
-        body.append("Culprit  ", "bold")
+        body.append("Fix      " if bisection.kind == "fix" else "Culprit  ", "bold")
         body.append(best.short, "bold yellow")
         body.append(f" {text.clean(best.subject)}\n", "bold")
         author = case.culprit.author if case.culprit else best.author
@@ -82,6 +82,8 @@ def _verdict(case: CaseFile, bisection: Bisection) -> RenderableType:
         for commit in ranked[:5]:
             body.append(f"\n         {text.percent(commit.probability):>8}  {commit.short} ")
             body.append(text.clean(commit.subject))
+    for note in bisection.notes:
+        body.append(f"\n         {text.clean(note)}")
     return body
 
 

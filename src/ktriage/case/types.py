@@ -57,6 +57,8 @@ class Run:
     build_seconds: float = 0.0
     directory: str | None = None
     signature: str | None = None
+    on_top: tuple[str, ...] = ()
+    """What was put on top of the revision to make it testable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,10 @@ class Bisection:
     ``seconds`` is wall-clock time, ``builds`` the number of revisions that were built. ``probability``
     belongs to the verdict. ``crash_interval`` is the central 95% of the crash rate with the culprit.
     ``verification`` has what was tried to check the answer, in words, with what came of it;
-    ``verified`` is None where nothing could be checked.
+    ``verified`` is None where nothing could be checked. ``kind`` says whether the commit was looked for that
+    brought the crash (``cause``) or that ended it (``fix``). ``below`` are the revisions that the range
+    begins after: the good one, for a fix the bad one, or the merge bases of the two. ``notes`` are what else
+    is to be said of the answer, a sentence each.
     """
 
     verdict: str
@@ -93,6 +98,9 @@ class Bisection:
     titles: tuple[tuple[str, float], ...] = ()
     verification: tuple[tuple[str, str], ...] = ()
     verified: bool | None = None
+    kind: str = "cause"
+    below: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def count(self) -> int:
         """Return how many commits the range has."""
