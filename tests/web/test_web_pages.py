@@ -1,0 +1,156 @@
+"""The pages, and what they refuse."""
+
+from __future__ import annotations
+
+import gzip
+import re
+
+import httpx
+import pytest
+from web_logs import form, oops, token
+
+from ktriage.case.store.types import BugState, FindingKind
+from ktriage.web.security import RateLimit
+
+HOSTILE = "</textarea><script>alert(1)</script>"
+
+
+def text_of(answer) -> str:
+    assert answer.status_code == 200, answer.text[:500]
+    return answer.text
+
+
+def test_the_list_filters_sorts_and_links(client, store):
+    page = text_of(client.get("/"))
+    assert page.count('<a href="/bugs/') == 3
+    assert "3 bugs" in page
+    page = text_of(client.get("/", params={"q": "null TCP_"}))
+    assert re.findall(r'href="/bugs/\d+">([^<]*)', page) == [
+        "BUG: unable to handle kernel NULL pointer dereference in tcp_alpha"
+    ]
+    assert "Nothing matches" in text_of(client.get("/", params={"q": HOSTILE}))
+    assert text_of(client.get("/", params={"function": "ext4_common"})).count('<a href="/bugs/') == 1
+    store.mark(1, BugState.FIXED, fixed_by="0123456789ab")
+    assert "fixed by <code>0123456789ab</code>" in text_of(client.get("/", params={"state": "fixed"}))
+    assert client.get("/", params={"sort": "colour"}).status_code == 422
+
+
+def test_a_bug_shows_what_is_known(client, store):
+    store.add_finding(FindingKind.MAIL, "m", "a mail", {}, bug=1, content=b"Subject: <b>\n\nhello")
+    page = text_of(client.get("/bugs/1"))
+    for words in (
+        "tcp_alpha",
+        "inet_common",
+        "2 crashes",
+        "a mail",
+        "Subject: &lt;b&gt;",
+        "/logs/1.log",
+        "udp_beta",
+    ):
+        assert words in page, words
+    assert client.get("/bugs/77").status_code == 404
+    assert "there is no bug 77" in client.get("/bugs/77").text
+    assert text_of(client.get("/bugs/1.md")).startswith("# BUG: unable to handle")
+    entry = store.crashes(1)[0]
+    assert "tcp_alpha" in text_of(client.get(f"/crashes/{entry.id}"))
+    log = client.get(f"/crashes/{entry.id}/log")
+    assert log.headers["content-type"] == "text/plain; charset=utf-8"
+    assert log.text.encode() == oops("tcp_alpha", number=1, caller="inet_common")
+
+
+def test_a_log_is_pasted_and_a_report_comes_back(client, store):
+    page = text_of(form(client, "/upload", text=oops("new_bug").decode()))
+    assert "1 crash in this log" in page
+    assert "new_bug+0x9/0x20" in page
+    assert store.bugs()[1] == 4
+    again = text_of(form(client, "/upload", text=oops("new_bug").decode()))
+    assert "read before" in again
+    packed = text_of(form(client, "/upload", files={"file": ("a.gz", gzip.compress(oops("packed")))}))
+    assert "packed+0x9" in packed
+    assert "No crash in this log" in text_of(form(client, "/upload", text="all is well"))
+    assert form(client, "/upload", text=" ").status_code == 422
+    assert (
+        form(client, "/upload", files={"file": ("a.gz", gzip.compress(b"x" * 9999)[:-9])}).status_code == 422
+    )
+
+
+def test_what_a_log_says_is_never_markup(client, store):
+    log = oops("evil", comm="<script>alert(1)</script>", caller="a<img src=x onerror=alert(1)>b")
+    page = text_of(form(client, "/upload", text=log.decode()))
+    number = store.bugs(text="evil")[0][0].id
+    for text in (page, text_of(client.get(f"/bugs/{number}")), text_of(client.get("/"))):
+        assert "<script>alert" not in text
+        assert "<img" not in text
+    crash = store.crashes(number)[0].id
+    log_page = client.get(f"/crashes/{crash}/log")
+    assert log_page.headers["x-content-type-options"] == "nosniff"
+    assert "script-src 'self'" in log_page.headers["content-security-policy"]
+
+
+def test_every_answer_has_its_headers(client):
+    for path in ("/", "/bugs/1", "/bugs/9", "/style.css", "/static/live.js", "/api/v1/bugs", "/nowhere"):
+        headers = client.get(path).headers
+        assert "default-src 'none'" in headers["content-security-policy"], path
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_forms_from_elsewhere_are_refused(client, store):
+    mine = token(client)
+    bad = [
+        ({"csrf": "x" * 43}, {}),
+        ({"csrf": "-"}, {}),
+        ({"csrf": mine}, {"sec-fetch-site": "cross-site"}),
+    ]
+    for data, headers in bad:
+        answer = client.post("/bugs/1/mark", data={"state": "invalid", **data}, headers=headers)
+        assert answer.status_code == 403, data
+    assert (
+        httpx.post(f"{client.base_url}/bugs/1/mark", data={"state": "invalid", "csrf": mine}).status_code
+        == 403
+    )
+    assert store.bug(1).state == BugState.OPEN
+    answer = client.post("/bugs/1/mark", data={"state": "invalid", "csrf": mine})
+    assert "invalid" in text_of(answer)
+    assert store.bug(1).state == BugState.INVALID
+    assert client.post("/bugs/1/mark", data={"state": "nonsense", "csrf": mine}).status_code == 422
+
+
+def test_a_foreign_name_is_not_answered(client):
+    assert client.get("/", headers={"host": "evil.example.org"}).status_code == 400
+    assert client.get("/", headers={"host": "localhost:8017"}).status_code == 200
+
+
+def test_from_other_machines_only_tokens_upload(serve):
+    client = serve(host="0.0.0.0", hosts=("lab",))
+    assert client.get("/", headers={"host": "lab"}).status_code == 200
+    assert "<textarea" not in client.get("/upload").text
+    assert form(client, "/upload", text="x").status_code == 403
+    assert form(client, "/bugs/1/mark", state="invalid").status_code == 403
+
+
+def test_what_is_too_long_or_too_much_is_refused(serve):
+    client = serve(upload_bytes=100_000, uploads_a_minute=3)
+    long = form(client, "/upload", text="x" * 200_000)
+    assert long.status_code in (400, 413)
+    answers = [form(client, "/upload", text=f"log {number}").status_code for number in range(6)]
+    assert answers[:2] == [200, 200]
+    assert 429 in answers
+
+
+def test_the_limit_fills_again(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("ktriage.web.security.time.monotonic", lambda: now[0])
+    limit = RateLimit(2)
+    assert [limit.take("a"), limit.take("a")] == [0.0, 0.0]
+    assert limit.take("a") == pytest.approx(30.0)
+    assert limit.take("b") == 0.0
+    now[0] = 31.0
+    assert limit.take("a") == 0.0
+
+
+def test_search_by_a_pasted_report_or_by_functions(client):
+    page = text_of(client.get("/search", params={"stack": oops("udp_beta", caller="inet_common").decode()}))
+    assert re.findall(r'href="/bugs/\d+">([^<]*)', page)[0].endswith("udp_beta")
+    page = text_of(client.get("/search", params={"stack": "? ext4_common+0x1/0x2"}))
+    assert re.findall(r'href="/bugs/\d+">([^<]*)', page)[0].endswith("ext4_gamma")
+    assert "No bug shares" in text_of(client.get("/search", params={"stack": HOSTILE}))
