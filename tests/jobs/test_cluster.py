@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -79,7 +80,7 @@ def test_no_scheduler_and_no_room(dask: Cluster) -> None:
         pass
     dask.add_worker()
     time.sleep(3)
-    with pytest.raises(UserError, match=r"takes guests .dask worker"), cluster(dask.address):
+    with pytest.raises(UserError, match=r"takes guests .ktriage worker"), cluster(dask.address):
         pass
 
 
@@ -128,3 +129,120 @@ def test_a_worker_that_dies_in_the_middle(dask: Cluster, example, tmp_path: Path
     attempts = [one.attempt for one in runs]
     assert len(set(attempts)) == len(attempts)
     assert sum(1 for one in runs if one.purpose == "search") == answer["runs"]
+
+
+COMMAND = """#!/bin/bash
+setsid sleep TOKEN &
+wait
+if [ -e bug ]; then exit $((RANDOM % 10 < 7)); fi
+exit 0
+"""
+
+
+def git(where: Path, *arguments: str) -> str:
+    """Run git, with a name to commit under."""
+    who = {f"GIT_{role}_{what}": "a@b" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    command = ["git", "-C", str(where), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | who).stdout
+
+
+def commands(token: str) -> list[str]:
+    """Return the processes that have this in their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and token.encode() in (entry / "cmdline").read_bytes():
+                found.append(entry.name)
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("build", [(), ("--build", "cp f1 made")])
+def test_a_command_on_a_cluster(dask: Cluster, tmp_path: Path, monkeypatch, build) -> None:
+    """A worker that is killed in the middle loses no run, and leaves no worktree and no process behind."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    repo = tmp_path / "repo"
+    git(tmp_path, "init", "-q", "-b", "main", str(repo))
+    for i in range(31):
+        (repo / ("bug" if i == 17 else f"f{i}")).write_text("x\n")
+        git(repo, "add", "-A")
+        git(repo, "commit", "-q", "-m", f"change {i}")
+    commits = git(repo, "rev-list", "--reverse", "main").split()
+    token = f"0.2{random.randrange(10**6):06}1"
+    script = tmp_path / "command"
+    script.write_text(COMMAND.replace("TOKEN", token))
+    script.chmod(0o755)
+    first, _ = dask.add_worker("--resources", "vm=1"), dask.add_worker("--resources", "vm=1")
+    wait_for(dask.address, 2)
+    log = tmp_path / "log"
+    argv = [sys.executable, "-m", "ktriage", "bisect", "run", "--json", "--cluster", dask.address, "--log"]
+    argv += [str(log), "--repo", str(repo), "--good", commits[1], "--bad", "main", *build, "--", str(script)]
+    run = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and run.poll() is None:
+        if log.exists() and b"\n" in log.read_bytes() and len(read_log(log).runs) >= 4:
+            break
+        time.sleep(0.05)
+    first.kill()
+    if build:
+        run.kill()
+        run.wait()
+        dask.add_worker("--resources", "vm=1")
+        argv = [
+            sys.executable,
+            "-m",
+            "ktriage",
+            "bisect",
+            "resume",
+            str(log),
+            "--json",
+            "--cluster",
+            dask.address,
+        ]
+        run = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    out, errors = run.communicate(timeout=300)
+    assert run.returncode == 0, errors
+    answer = json.loads(out.splitlines()[-1])
+    assert answer["culprit"] == commits[17]
+    runs = read_log(log).runs
+    assert len({one.attempt for one in runs}) == len(runs)
+    assert sum(1 for one in runs if one.purpose == "search") == answer["runs"]
+    left = ["?"]
+    while left and time.monotonic() < deadline + 60:
+        left = git(repo, "worktree", "list").splitlines()[1:] + commands(token)
+        left += [str(path) for path in (tmp_path / "cache").rglob("*.lock")]
+        time.sleep(0.1)
+    assert not left
+
+
+def test_a_worker_of_ours_and_the_fleet(dask: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    from ktriage.cli import main
+
+    command = [
+        sys.executable,
+        "-m",
+        "ktriage",
+        "worker",
+        "--scheduler",
+        dask.address,
+        "--vms",
+        "3",
+        "--name",
+        "one",
+    ]
+    worker = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    dask.processes.append(worker)
+    assert worker.stderr
+    assert "3 guests for" in worker.stderr.readline()
+    wait_for(dask.address, 3)
+    assert main(["fleet", "--json", dask.address]) == 0
+    shown, queue = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (shown["name"], shown["vms"], shown["running"]) == ("one", 3, 0)
+    assert queue == {"kind": "queue", "running": 0, "waiting": 0, "failed": 0}
+    assert main(["fleet", dask.address]) == 0
+    assert "0 running, 0 waiting" in capsys.readouterr().out
+    worker.terminate()
+    assert worker.wait(timeout=30) == 0
+    assert main(["fleet", "nowhere"]) == 2
+    assert main(["worker", "--scheduler", "tcp://127.0.0.1:1", "--vms", "0"]) == 2

@@ -13,9 +13,10 @@ from ktriage.bisect.judge_places import Places, chain, in_repository
 from ktriage.bisect.judge_types import Facts, Judgement
 from ktriage.case.audit import Audit
 from ktriage.console import read_crashes
-from ktriage.console.sources import chunks, name_of
+from ktriage.console.sources import chunks
 from ktriage.errors import UserError
 from ktriage.history.repository import Repository
+from ktriage.inputs import name_of
 
 if TYPE_CHECKING:
     from ktriage.bisect.foreign_types import ForeignLog

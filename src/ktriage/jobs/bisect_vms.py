@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from ktriage.bisect.drive import bisect, resume
+from ktriage.bisect.nodes import span
 from ktriage.bisect.types import Answer, Log, Observer, Options
 from ktriage.errors import UserError
 from ktriage.history.repository import Repository
 from ktriage.jobs.cluster import RemoteLab, cluster
-from ktriage.jobs.lab import Lab, open_lab
-from ktriage.machine import kill_all
+from ktriage.jobs.lab import Lab, open_lab, stop_all
+from ktriage.jobs.tree_lab import TreeLab, check_ends
 from ktriage.trial import load_spec
 
 KIND = "vms"
@@ -41,8 +42,11 @@ def bisect_in_vms(
     its workers have room for. Raises UserError for what a person can mend, before anything runs.
     """
     repository = Repository(repo)
-    repository.range(repository.resolve(good), repository.resolve(bad), first_parent=options.first_parent)
+    first, last = repository.resolve(good), repository.resolve(bad)
+    span(repository, options.find, first, last)
     lab = open_lab(load_spec(spec), directory / TRIALS, repo=repo, progress=progress)
+    if isinstance(lab, TreeLab):
+        check_ends(lab, first, last)
     call = {"kind": KIND, "spec": str(spec.resolve()), "directory": str(directory.resolve())}
     log = log or directory / "bisection.jsonl"
     with _somewhere(cluster_address, options.jobs) as (pool, jobs):
@@ -52,7 +56,7 @@ def bisect_in_vms(
             else RemoteLab(call["spec"], str(lab.directory), str(repository.path))
         )
         options = replace(options, call=call, jobs=jobs)
-        return bisect(repo, good, bad, runner, pool, options, log, observer, kill_all), lab
+        return bisect(repo, good, bad, runner, pool, options, log, observer, stop_all), lab
 
 
 def resume_in_vms(
@@ -60,13 +64,19 @@ def resume_in_vms(
     log: Log,
     *,
     jobs: int | None = None,
+    cluster_address: str | None = None,
     observer: Observer | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[Answer, Lab]:
     """Go on with a bisection in VMs from its log at ``path``, which ``log`` was read from."""
     lab = reopen(log, progress=progress)
-    with _threads(jobs or log.start.jobs) as pool:
-        return resume(path, lab, pool, observer, kill_all, jobs), lab
+    with _somewhere(cluster_address, jobs or log.start.jobs) as (pool, at_once):
+        runner = (
+            lab
+            if cluster_address is None
+            else RemoteLab(str(log.start.call["spec"]), str(lab.directory), log.start.repo)
+        )
+        return resume(path, runner, pool, observer, stop_all, at_once), lab
 
 
 def reopen(log: Log, *, debuginfo: bool = False, progress: Callable[[str], None] = lambda _: None) -> Lab:
@@ -101,5 +111,5 @@ def _threads(jobs: int) -> Iterator[Executor]:
     try:
         yield pool
     finally:
-        kill_all()
+        stop_all()
         pool.shutdown(wait=True, cancel_futures=True)

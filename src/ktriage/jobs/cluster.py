@@ -6,7 +6,9 @@ expected to see the specification, the repository and the directory of the trial
 
 from __future__ import annotations
 
+import gc
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
@@ -55,6 +57,7 @@ class ClusterExecutor(Executor):
 
     def __init__(self, client: Any) -> None:  # noqa: ANN401 (distributed has no types)
         # Pure calls with the same arguments would be made once; ours are repeated on purpose.
+        self._client = client
         self._inner: Executor = client.get_executor(pure=False, resources={"vm": 1})
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:  # noqa: ANN401
@@ -64,6 +67,10 @@ class ClusterExecutor(Executor):
         outer.set_running_or_notify_cancel()
         inner.add_done_callback(lambda done: _hand_on(done, outer))
         return outer
+
+    def everywhere(self, fn: Callable[..., None], /, *args: Any) -> None:  # noqa: ANN401
+        """Call something once in each worker process, at once, whatever they are doing."""
+        self._client.run(fn, *args, on_error="ignore")
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Let go of the calls that have not ended."""
@@ -85,10 +92,10 @@ def _hand_on(inner: Future[T], outer: Future[T]) -> None:
 
 
 @contextmanager
-def cluster(address: str) -> Iterator[tuple[Executor, int]]:
-    """Connect to the scheduler at ``address``; give an executor and how many guests its workers can hold.
+def connected(address: str) -> Iterator[Any]:
+    """Lend a client of the scheduler at ``address``.
 
-    Raises UserError where there is no scheduler, no worker that takes guests, or no ``distributed`` here.
+    Raises UserError where there is no scheduler, or no ``distributed`` here.
     """
     try:
         from distributed import Client
@@ -96,20 +103,73 @@ def cluster(address: str) -> Iterator[tuple[Executor, int]]:
         raise UserError(
             "the package distributed is not installed", hint="pip install 'ktriage[cluster]'"
         ) from None
+    failed = None
     try:
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
-        raise UserError(f"no Dask scheduler at {address}: {error}") from None
+        failed = str(error)
+    if failed is not None:
+        # A client that could not be made closes itself when it is collected, and hangs if that happens
+        # while another one is being made.
+        gc.collect()
+        raise UserError(f"no Dask scheduler at {address}: {failed}")
     try:
+        yield client
+    finally:
+        client.close(timeout=5)
+
+
+@contextmanager
+def cluster(address: str) -> Iterator[tuple[ClusterExecutor, int]]:
+    """Connect to the scheduler at ``address``; give an executor and how many guests its workers can hold.
+
+    Raises UserError as ``connected``, and where there is no worker that takes guests.
+    """
+    with connected(address) as client:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         vms = int(sum(worker["resources"].get("vm", 0) for worker in workers))
         if not vms:
-            hint = f"dask worker {address} --resources vm=2 --nthreads 2"
+            hint = f"ktriage worker --scheduler {address} --vms 2"
             raise UserError(f"no worker of {address} takes guests", hint=hint)
         executor = ClusterExecutor(client)
         try:
             yield executor, vms
         finally:
             executor.shutdown(wait=False)
-    finally:
-        client.close(timeout=5)
+
+
+def fleet(address: str) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Return a cluster's workers and how many calls run, wait and have failed.
+
+    Raises UserError as ``connected``.
+
+    Of a worker: ``name``, ``address``, ``vms`` (guests at once), ``running`` (calls), ``memory`` (bytes
+    in use) and ``quiet`` (seconds since it was heard of).
+    """
+    with connected(address) as client:
+        info = client.scheduler_info(n_workers=-1)["workers"]
+        running = {place: len(calls) for place, calls in client.processing().items()}
+        counts = client.run_on_scheduler(_states)
+    now = time.time()
+    workers = [
+        {
+            "name": worker["name"], "address": place, "vms": int(worker["resources"].get("vm", 0)),
+            "running": running.get(place, 0), "memory": int(worker["metrics"].get("memory", 0)),
+            "quiet": max(0.0, now - worker.get("last_seen", now)),
+        }
+        for place, worker in info.items()
+    ]  # fmt: skip
+    queue = {
+        "running": counts.get("processing", 0),
+        "waiting": sum(counts.get(state, 0) for state in ("waiting", "no-worker", "queued")),
+        "failed": counts.get("erred", 0),
+    }
+    return sorted(workers, key=lambda worker: str(worker["name"])), queue
+
+
+def _states(dask_scheduler: Any) -> dict[str, int]:  # noqa: ANN401 (distributed has no types)
+    """Count the calls by Dask's state of them; runs in the scheduler."""
+    counts: dict[str, int] = {}
+    for task in dask_scheduler.tasks.values():
+        counts[task.state] = counts.get(task.state, 0) + 1
+    return counts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -17,9 +17,10 @@ from ktriage.case.types import Commit as CaseCommit
 from ktriage.console.types import Crash
 from ktriage.errors import KtriageError
 from ktriage.history.repository import Repository
-from ktriage.jobs.change import read_change
+from ktriage.jobs.change import read_change, read_commits
 from ktriage.jobs.lab import Lab
 from ktriage.jobs.mail import MailRequest, write_mail
+from ktriage.kernel import Kernel
 from ktriage.symbols.symbolize import symbolize_crash
 from ktriage.trial import Outcome
 
@@ -62,7 +63,7 @@ def conclude(
         modules_after=outcome.modules_after if outcome else None,
         vmcore=_vmcore(lab, outcome, culprit, progress),
         mail=mail.read_text(encoding="utf-8") if mail else None,
-        kernel=_kernel(lab),
+        kernel=_kernel(lab, culprit or log.start.bad),
         created=datetime.now().astimezone().isoformat(timespec="seconds"),
         trials=str(lab.directory),
         log=_log_path(answer),
@@ -99,17 +100,11 @@ def _kept(log: Log, culprit: str | None) -> Outcome | None:
 
 
 def _symbolized(lab: Lab, commit: str | None, crash: Crash, progress: Progress) -> Crash:
-    build = lab.build(commit)
-    kernel = lab.bench.kernel
-    if kernel.vmlinux is None and (build is None or build.module is None):
+    kernel, modules = lab.kernel(commit), lab.modules(commit)
+    if kernel is None or (kernel.vmlinux is None and not modules):
         return crash
     try:
-        return symbolize_crash(
-            crash,
-            vmlinux=kernel.vmlinux,
-            modules=[build.module] if build and build.module else None,
-            note=progress,
-        )
+        return symbolize_crash(crash, vmlinux=kernel.vmlinux, modules=modules or None, note=progress)
     except KtriageError as error:
         progress(f"no source lines: {error}")
         return crash
@@ -123,36 +118,42 @@ def _title(crash: Crash | None, outcome: Outcome | None, log: Log) -> str:
 def _commits(log: Log) -> list[CaseCommit] | None:
     if not log.start.commits:
         return None
-    repository = Repository(Path(log.start.repo))
-    commits = []
-    for commit, parents in zip(log.start.commits, log.start.parents, strict=True):
-        told = repository.commit(commit)
-        commits.append(CaseCommit(commit, told.subject, told.author, told.date, tuple(parents)))
-    return commits
+    told = read_commits(Repository(Path(log.start.repo)), log.start.commits)
+    return [
+        replace(commit, parents=tuple(parents))
+        for commit, parents in zip(told, log.start.parents, strict=True)
+    ]
 
 
 def _vmcore(lab: Lab, outcome: Outcome | None, culprit: str | None, progress: Progress) -> Vmcore | None:
     if outcome is None or outcome.vmcore is None:
         return None
     path = Path(outcome.vmcore)
-    table, kernel = lab.bench.spec.module, lab.bench.kernel
+    table, kernel = lab.spec.module, lab.kernel(culprit)
     name = table.name if table else None
     size = path.stat().st_size
-    if kernel.vmlinux is None:
-        package = f"{kernel.package}-dbg" if kernel.package else "a vmlinux with debug information"
-        return Vmcore(str(path), size, name, note=f"to read it, {package} is needed: make demo DEBUGINFO=1")
+    if kernel is None or kernel.vmlinux is None:
+        return Vmcore(str(path), size, name, note=f"to read it, {_debug_information(lab, kernel)}")
     # drgn takes 100 ms to load, which who has no vmlinux need not pay.
     from ktriage.dump.core import open_vmcore
     from ktriage.dump.modules import all_modules
 
-    build = lab.build(culprit)
     progress("reading the vmcore")
     try:
-        core = open_vmcore(path, kernel.vmlinux, [build.module] if build and build.module else [])
+        core = open_vmcore(path, kernel.vmlinux, lab.modules(culprit))
         states, notes = all_modules(core.program)
     except KtriageError as error:
         return Vmcore(str(path), size, name, note=f"it could not be read: {error}")
     return Vmcore(str(path), size, name, tuple(states), "; ".join([*core.notes, *notes]) or None)
+
+
+def _debug_information(lab: Lab, kernel: Kernel | None) -> str:
+    """Return what has to be done to have a vmlinux with debug information."""
+    if kernel is not None and kernel.package:
+        return f"{kernel.package}-dbg is needed: make demo DEBUGINFO=1"
+    if lab.spec.kernel.tree is not None:
+        return "the kernel must be built with debug information: [kernel] debuginfo = true"
+    return "a vmlinux with debug information is needed: [kernel] vmlinux"
 
 
 def _mail(log: Log, crash: Crash | None, directory: Path, progress: Progress) -> Path | None:
@@ -166,10 +167,12 @@ def _mail(log: Log, crash: Crash | None, directory: Path, progress: Progress) ->
     return path
 
 
-def _kernel(lab: Lab) -> str:
-    kernel = lab.bench.kernel
+def _kernel(lab: Lab, commit: str) -> str:
+    kernel = lab.kernel(commit)
+    if kernel is None:
+        return "none: it does not build"
     version = f" ({kernel.package} {kernel.version})" if kernel.package else ""
-    return f"{kernel.release}{version}, {lab.bench.guest.hardware.accel.upper()}"
+    return ", ".join(filter(None, (f"{kernel.release}{version}", lab.accel.upper())))
 
 
 def _log_path(answer: Answer | None) -> str | None:
@@ -190,7 +193,8 @@ def _commands(lab: Lab, log: Log, culprit: str | None) -> tuple[tuple[str, str],
             (f"ktriage bisect replay {log.end.log}", "go through the bisection again, run by run")
         )
         commands.append((f"ktriage mail --log {log.end.log}", "write the mail anew"))
-    vmlinux = lab.bench.kernel.vmlinux
+    kernel = lab.kernel(revision)
+    vmlinux = kernel.vmlinux if kernel else None
     core = lab.directory / VMCORE_DIRECTORY / "vmcore"
     if vmlinux and core.exists():
         commands.append((f"ktriage dump show {core} --vmlinux {vmlinux} modules", "read the vmcore"))

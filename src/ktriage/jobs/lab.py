@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from ktriage.bisect.types import RunResult
 from ktriage.kernel import (
@@ -18,6 +20,8 @@ from ktriage.kernel import (
     build_module,
     packaged_kernel,
 )
+from ktriage.kernel.make import stop_makes
+from ktriage.machine import kill_all
 from ktriage.trial import Bench, Outcome, Spec, named_kernel, set_up
 from ktriage.words import OutcomeKind
 
@@ -37,16 +41,120 @@ def kernel_of(spec: Spec, *, debuginfo: bool = False, progress: Progress = lambd
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Lab:
+def stop_all() -> None:
+    """End all VMs and builds of this process; what waits for them ends as a failure of the machinery."""
+    kill_all()
+    stop_makes()
+
+
+class Build(Protocol):
+    """What a lab built: ``error`` says why it failed; ``fresh`` is false where it was there before."""
+
+    @property
+    def signature(self) -> str | None:
+        """Name what was built: equal ones behave the same."""
+
+    @property
+    def error(self) -> str | None:
+        """Say why there is none, in one line."""
+
+    @property
+    def seconds(self) -> float:
+        """Say what building took when it was done."""
+
+    @property
+    def fresh(self) -> bool:
+        """Say whether it was done just now."""
+
+    @property
+    def log(self) -> Path:
+        """Return what make printed."""
+
+
+class Lab(ABC):
     """One reproducer, ready to be run at any revision of ``repo``; made by ``open_lab``.
 
     Trials are kept below ``directory``, each in a folder of its own. Called as a bisection's runner.
     """
 
+    directory: Path
+    repo: Path | None
+
+    @property
+    @abstractmethod
+    def spec(self) -> Spec:
+        """The reproducer."""
+
+    @abstractmethod
+    def build(self, commit: str | None, patches: tuple[str, ...] = ()) -> Build | None:
+        """Return the build of a commit, or of what stands beside the specification; None without any."""
+
+    @abstractmethod
+    def kernel(self, commit: str | None) -> Kernel | None:
+        """Return the kernel that runs at a commit; None where it does not build."""
+
+    @abstractmethod
+    def modules(self, commit: str | None) -> list[Path]:
+        """Return the modules that the build of a commit made."""
+
+    @property
+    @abstractmethod
+    def accel(self) -> str:
+        """What guests run on: ``kvm`` or ``tcg``."""
+
+    @abstractmethod
+    def trial(
+        self, name: str, commit: str | None, patches: tuple[str, ...] = (), vmcore: str | None = None
+    ) -> tuple[Outcome, Build | None]:
+        """Build where needed, run once, and return the outcome with the build; ``name`` is the folder's."""
+
+    @abstractmethod
+    def prepared(self, build: Build | None) -> tuple[Bench, Path | None]:
+        """Return a bench with a saved guest for a build that did not fail, and the module to load, if any.
+
+        Raises BootFailedError where the kernel does not come up.
+        """
+
+    def fresh_place(self, name: str) -> Path:
+        """Return a new, empty folder for a trial."""
+        place = self.directory / name
+        if place.exists():
+            # Left by a run that was killed in the middle: it never counted.
+            shutil.rmtree(place)
+        place.mkdir(parents=True)
+        return place
+
+    def __call__(self, commit: str, patches: tuple[str, ...], attempt: str) -> RunResult:
+        """Run the reproducer once at ``commit``, as ``ktriage.bisect`` asks it."""
+        # First of all, and apart: what waits for another build is no part of what a run takes.
+        build = self.build(commit, patches)
+        began = time.monotonic()
+        outcome, _ = self.trial(attempt, commit, patches)
+        return run_result(outcome, build, time.monotonic() - began)
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleLab(Lab):
+    """A lab on a kernel that is there, perhaps with a module that is built at each revision."""
+
     bench: Bench
     directory: Path
     repo: Path | None = None
+
+    @property
+    def spec(self) -> Spec:
+        """The reproducer."""
+        return self.bench.spec
+
+    def kernel(self, commit: str | None) -> Kernel:
+        """Return the kernel, the same at all revisions."""
+        del commit
+        return self.bench.kernel
+
+    @property
+    def accel(self) -> str:
+        """What guests run on."""
+        return self.bench.guest.hardware.accel
 
     def sources(self, commit: str | None) -> Sources | None:
         """Return the module's sources at a commit, or those that stand beside the specification."""
@@ -64,15 +172,16 @@ class Lab:
             return None
         return build_module(sources, kernel=self.bench.kernel, name=table.name, patches=patches)
 
+    def modules(self, commit: str | None) -> list[Path]:
+        """Return the module, where there is one and it builds."""
+        build = self.build(commit)
+        return [build.module] if build and build.module else []
+
     def trial(
         self, name: str, commit: str | None, patches: tuple[str, ...] = (), vmcore: str | None = None
     ) -> tuple[Outcome, ModuleBuild | None]:
-        """Build where needed, run once, and return the outcome with the build; ``name`` is the folder's."""
-        place = self.directory / name
-        if place.exists():
-            # Left by a run that was killed in the middle: it never counted.
-            shutil.rmtree(place)
-        place.mkdir(parents=True)
+        """Build where needed, run once, and return the outcome with the build."""
+        place = self.fresh_place(name)
         build = self.build(commit, patches)
         if build is not None and build.module is None:
             shutil.copy(build.log, place / "build.log")
@@ -82,15 +191,12 @@ class Lab:
             return outcome, build
         return self.bench.trial(place, module=build.module if build else None, vmcore=vmcore), build
 
-    def __call__(self, commit: str, patches: tuple[str, ...], attempt: str) -> RunResult:
-        """Run the reproducer once at ``commit``, as ``ktriage.bisect`` asks it."""
-        began = time.monotonic()
-        outcome, build = self.trial(attempt, commit, patches)
-        building = build.seconds if build and build.fresh else 0.0
-        return run_result(outcome, build, max(time.monotonic() - began - building, 0.0))
+    def prepared(self, build: Build | None) -> tuple[Bench, Path | None]:
+        """Return the bench, and the module of a build."""
+        return self.bench, build.module if isinstance(build, ModuleBuild) else None
 
 
-def run_result(outcome: Outcome, build: ModuleBuild | None, run_seconds: float) -> RunResult:
+def run_result(outcome: Outcome, build: Build | None, run_seconds: float) -> RunResult:
     """Return an outcome as the engine takes it; a hang that is hunted counts as the crash."""
     kind = OutcomeKind.CRASHED if outcome.hunted else outcome.kind
     crash = outcome.crash
@@ -120,9 +226,13 @@ def open_lab(
     """Fetch the kernel, prepare the guest and return the lab.
 
     Raises UserError where something that the specification names is not there, BootFailedError where the
-    kernel does not come up.
+    kernel does not come up; a kernel that is built from a tree is built and booted at the first trial.
     """
+    directory.mkdir(parents=True, exist_ok=True)
+    if spec.kernel.tree is not None:
+        from ktriage.jobs.tree_lab import open_tree_lab
+
+        return open_tree_lab(spec, directory.resolve(), repo=repo, restore=restore, progress=progress)
     kernel = kernel_of(spec, debuginfo=debuginfo, progress=progress)
     bench = set_up(spec, kernel, restore=restore, progress=progress)
-    directory.mkdir(parents=True, exist_ok=True)
-    return Lab(bench, directory.resolve(), repo)
+    return ModuleLab(bench, directory.resolve(), repo)

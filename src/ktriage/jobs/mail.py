@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
+import textwrap
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parseaddr
@@ -13,27 +12,34 @@ from typing import TYPE_CHECKING
 from ktriage.case.bisection import from_log
 from ktriage.case.text import percent
 from ktriage.case.trials import load_outcome
-from ktriage.console import Crash, read
 from ktriage.errors import UserError
-from ktriage.history.git import GitError, git
 from ktriage.history.repository import Repository
-from ktriage.people.mail import Finding, as_text, draft
-from ktriage.people.recipients import CC, TO, Recipient, Recipients, commit_recipients
+from ktriage.jobs.change import read_diff
+from ktriage.jobs.mail_parts import (
+    blob,
+    keyword_text,
+    people_at,
+    quoted,
+    read_crash,
+    sender_of,
+    start_recipients,
+    symbolized,
+)
+from ktriage.people.mail import WIDTH, Finding, as_text, draft
+from ktriage.people.recipients import CC, TO, Recipient, commit_recipients
 from ktriage.people.trailers import parse_trailers, patch_message_id
-from ktriage.people.tree import People
-from ktriage.symbols.report import annotated_text
 from ktriage.trial import load_spec
 
 if TYPE_CHECKING:
     from ktriage.bisect.types import Log
     from ktriage.case.types import Bisection
+    from ktriage.console import Crash
     from ktriage.history.repository import Commit
-    from ktriage.trial import Outcome
+    from ktriage.trial import Outcome, Spec
 
-CUT = "------------[ cut here ]------------"
-MOST_LINES_BEFORE = 8
-"""Lines of console before a report's own first line that may be left out of a mail."""
 REGRESSIONS = "regressions@lists.linux.dev"
+MOST_SOURCE_LINES = 150
+"""A reproducer in C that is longer is named, but not quoted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +79,15 @@ def write_mail(request: MailRequest) -> tuple[str, list[Recipient]]:
     repository = Repository(request.repo)
     commit = repository.commit(repository.resolve(answer.culprit))
     outcome = _outcome(request)
-    crash = request.crash or (_read(request.report) if request.report else outcome.crash if outcome else None)
-    if crash and (request.vmlinux or request.modules):
-        crash = _symbolized(request, crash)
+    crash = request.crash or (
+        read_crash(request.report) if request.report else outcome.crash if outcome else None
+    )
+    crash = symbolized(crash, request.vmlinux, request.modules) if crash else None
     recipients = _recipients(request, repository, commit)
     message = draft(
         _finding(request, commit, crash, outcome.evidence if outcome else ()),
         recipients,
-        sender=_sender(request, repository),
+        sender=sender_of(request.sender, repository),
         date=datetime.now().astimezone(),
         in_reply_to=request.in_reply_to
         or patch_message_id(parse_trailers(f"{commit.subject}\n\n{commit.body}")),
@@ -89,51 +96,21 @@ def write_mail(request: MailRequest) -> tuple[str, list[Recipient]]:
     return as_text(message), recipients
 
 
-def _address(text: str) -> tuple[str, str]:
-    name, address = parseaddr(text)
-    if "@" not in address.strip("@") or any(c.isspace() for c in address):
-        raise UserError(f"not a mail address: {text!r}")
-    return name, address
-
-
 def _recipients(request: MailRequest, repository: Repository, commit: Commit) -> list[Recipient]:
-    people = _people(repository, commit.commit)
-    ignored = request.ignore.read_text(encoding="utf-8").split() if request.ignore else []
-    found = Recipients([*ignored, *people.ignored])
-    for field, texts in ((TO, request.to), (CC, request.cc)):
-        for text in texts:
-            found.add(*_address(text), field, "was named by the sender")
+    people = people_at(repository, commit.commit)
+    found = start_recipients(request.to, request.cc, request.ignore, people)
     author = parseaddr(commit.author)[0] or commit.author.partition(" <")[0]
-    commit_recipients((author, commit.email), f"{commit.subject}\n\n{commit.body}", into=found)
-    patch = repository.diff(commit.commit).encode(errors="surrogateescape")
-    people.collect(dict.fromkeys(repository.files(commit.commit), patch), into=found)
+    text = f"{commit.subject}\n\n{commit.body}"
+    commit_recipients((author, commit.email), text, into=found)
+    searched = keyword_text(text, read_diff(repository, commit.commit))
+    files = repository.files(commit.commit)
+    people.collect(dict.fromkeys(files, searched), into=found)
+    for file in files:
+        if file.endswith(".yaml"):
+            people.named_in(file, blob(repository, commit.commit, file), TO, found)
     if request.regzbot:
         found.add("", REGRESSIONS, CC, "tracks regressions")
     return found.all()
-
-
-def _people(repository: Repository, revision: str) -> People:
-    """Return the people of the tree at a revision, as far as it names any."""
-
-    def read(name: str) -> str:
-        try:
-            return git(repository.path, "cat-file", "blob", f"{revision}:{name}")
-        except GitError:
-            return ""
-
-    listed = git(repository.path, "ls-tree", "-r", "-d", "-z", "--name-only", "--full-tree", revision)
-    return People.of_files(read, set(listed.split("\0")).__contains__)
-
-
-def _sender(request: MailRequest, repository: Repository) -> tuple[str, str]:
-    """Return who sends: as asked, else git's user, else the login at this host."""
-    if request.sender:
-        return _address(request.sender)
-    try:
-        identity = git(repository.path, "var", "GIT_AUTHOR_IDENT").rsplit(" ", 2)[0]
-        return _address(identity)
-    except (GitError, UserError):
-        return "", f"{getpass.getuser()}@{socket.getfqdn()}"
 
 
 def _outcome(request: MailRequest) -> Outcome | None:
@@ -146,43 +123,35 @@ def _outcome(request: MailRequest) -> Outcome | None:
     return None
 
 
-def _read(report: Path) -> Crash:
-    crash = next((finding for finding in read(report) if isinstance(finding, Crash)), None)
-    if crash is None:
-        raise UserError(f"{report}: there is no crash in this log")
-    return crash
-
-
-def _symbolized(request: MailRequest, crash: Crash) -> Crash:
-    # drgn takes 100 ms to load, which who has no debug information need not pay.
-    from ktriage.symbols.symbolize import symbolize_crash
-
-    return symbolize_crash(crash, vmlinux=request.vmlinux, modules=request.modules)
-
-
-def _quoted(crash: Crash) -> str:
-    """Return the first report of the text, with its source lines, without the console's lines before it."""
-    before, *reports = annotated_text(crash).split(CUT)
-    if not reports or before.count("\n") > MOST_LINES_BEFORE:
-        return annotated_text(crash)
-    more = f"[and {len(reports) - 1} more of the kind]\n" if len(reports) > 1 else ""
-    return CUT + reports[0] + more
-
-
-def _reproduce(request: MailRequest) -> str:
+def _reproduce(request: MailRequest, commit: str) -> str:
     if request.reproducer:
         return request.reproducer.read_text(encoding="utf-8", errors="replace")
     path = Path(request.log.start.call.get("spec", ""))
     try:
         spec = load_spec(path)
-    except (UserError, OSError):
+        sources = {name: spec.path(name).read_text(encoding="utf-8") for name in spec.guest.compile}
+    except (UserError, OSError, UnicodeDecodeError):
         # Moved or changed since: then the mail says nothing of it.
         return ""
-    kernel = spec.kernel.package or spec.kernel.image
-    lines = [f"# on {kernel}, {spec.guest.cpus} CPU(s), {spec.guest.memory} of memory"]
+    lines = [*_kernel(spec, commit), f"# {spec.guest.cpus} CPU(s), {spec.guest.memory} of memory"]
     lines += [f"gcc -static -O2 -pthread -o {Path(c).stem} {Path(c).name}" for c in spec.guest.compile]
+    lines += [f"modprobe {name}" for name in spec.guest.drivers]
     lines += [f"insmod {spec.module.name}.ko {spec.module.parameters}".rstrip()] if spec.module else []
-    return "\n".join([*lines, *spec.run.commands])
+    lines += spec.run.commands
+    for name, text in sources.items():
+        if text.count("\n") <= MOST_SOURCE_LINES:
+            lines += ["", f"{Path(name).name}:", "", *text.rstrip().splitlines()]
+    return "\n".join(lines)
+
+
+def _kernel(spec: Spec, commit: str) -> list[str]:
+    """Return what the reproducer runs on, as comments."""
+    table = spec.kernel
+    if table.tree is None:
+        return [f"# on {table.package or table.image}"]
+    wanted = [*table.options, *(f"the lines of {Path(name).name}" for name in table.fragments)]
+    words = f"Linux at {commit[:12]}, {table.config}" + (f" with {', '.join(wanted)}" if wanted else "")
+    return [f"# {line}" for line in textwrap.wrap(words, WIDTH - 4, break_long_words=False)]
 
 
 def _finding(request: MailRequest, commit: Commit, crash: Crash | None, evidence: tuple[str, ...]) -> Finding:
@@ -205,9 +174,9 @@ def _finding(request: MailRequest, commit: Commit, crash: Crash | None, evidence
         runner_up=f'{second.short} ("{second.subject}") at {percent(second.probability)}' if second else None,
         verification=_verification(bisection),
         evidence=[line for line in evidence if not line.startswith("console: ")],
-        report=_quoted(crash) if crash else "",
+        report=quoted(crash) if crash else "",
         kernel=crash.kernel if crash else None,
-        reproduce=_reproduce(request),
+        reproduce=_reproduce(request, commit.commit),
     )
 
 

@@ -1,0 +1,74 @@
+"""What commands find, kept in a store on request."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ktriage.case.store import Store, open_store
+from ktriage.case.store.types import FindingKind
+from ktriage.cli import main
+
+TRACES = Path(__file__).parents[1] / "fixtures" / "refs"
+OOPS = """[    1.000000] Linux version 6.1.0 (a@b) #1
+[   12.345678] BUG: kernel NULL pointer dereference, address: 0000000000000018
+[   12.345680] Oops: 0000 [#1] PREEMPT SMP
+[   12.345681] CPU: 0 PID: 81 Comm: sh Not tainted 6.1.0 #1
+[   12.345682] RIP: 0010:alpha+0x9/0x20
+[   12.345683] Call Trace:
+[   12.345685]  caller+0x1be/0x22c
+"""
+
+
+@pytest.fixture
+def place(tmp_path) -> str:
+    return str(tmp_path / "case.db")
+
+
+def kept(place: str) -> Store:
+    return open_store(place)
+
+
+def test_a_report(place, tmp_path, capsys):
+    (tmp_path / "log").write_text(OOPS)
+    assert main(["report", "--case", place, "--json", str(tmp_path / "log")]) == 0
+    assert json.loads(capsys.readouterr().out)["frame"] == "alpha"
+    assert [bug.title[-5:] for bug in kept(place).bugs()[0]] == ["alpha"]
+    assert main(["report", "--case", place, "--first", str(tmp_path / "log")]) == 2
+
+
+def test_a_bisection(place, tmp_path, capsys):
+    repo = tmp_path / "repo"
+    git = ["git", "-C", str(repo), "-c", "user.name=A", "-c", "user.email=a@example.org"]
+    subprocess.run(["git", "init", "-q", repo], check=True)
+    for number in range(12):
+        (repo / "state").write_text(f"{number} {'bad' if number >= 7 else 'good'}\n")
+        subprocess.run([*git, "add", "state"], check=True)
+        subprocess.run([*git, "commit", "-qm", f"change {number}"], check=True)
+    command = ["bisect", "run", "--repo", str(repo), "--good", "HEAD~11", "--bad", "HEAD", "--case", place,
+               "--log", str(tmp_path / "b.jsonl"), "--", "grep", "-q", "good", "state"]  # fmt: skip
+    assert main(command) == 0
+    capsys.readouterr()
+    (finding,) = kept(place).findings(kind=FindingKind.BISECTION)
+    assert (finding.data["verdict"], finding.data["subject"]) == ("culprit", "change 7")
+    assert "change 7" in finding.summary
+    assert kept(place).blob(finding.blob) == (tmp_path / "b.jsonl").read_bytes()
+
+
+def test_a_ledger(place, capsys):
+    trace = TRACES / "forgotten-put.txt.zst"
+    assert main(["refs", "read", "--case", place, str(trace)]) == 0
+    capsys.readouterr()
+    (finding,) = kept(place).findings(kind=FindingKind.LEDGER)
+    assert "forgetful" in finding.summary
+    ledger = json.loads(kept(place).blob(finding.blob) or b"")
+    assert {one["object"] for one in ledger} == set(finding.data["objects"])
+
+
+def test_a_store_that_is_none_is_said_before_it_matters(tmp_path, capsys):
+    (tmp_path / "log").write_text(OOPS)
+    assert main(["report", "--case", str(tmp_path), str(tmp_path / "log")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
