@@ -69,3 +69,17 @@ def test_what_is_wrong_is_one_line_and_exit_code_2(arguments: list[str], message
 
 def test_version() -> None:
     assert ktriage("--version").stdout.startswith("ktriage 0.")
+
+
+def test_completion_and_the_man_page(capsys, tmp_path):
+    assert cli.main(["completion", "bash"]) == 0
+    script = tmp_path / "ktriage.bash"
+    script.write_text(capsys.readouterr().out)
+    line = f"source {script}; COMP_WORDS=(ktriage rep); COMP_CWORD=1; _shtab_ktriage; echo ${{COMPREPLY[@]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {"report", "repro"}
+    assert cli.main(["completion", "man"]) == 0
+    page = capsys.readouterr().out
+    for command in cli.COMMANDS:
+        assert f".SS ktriage {command}\n" in page
+        assert f"usage: ktriage {command} " in page.replace("\\-", "-")

@@ -11,6 +11,7 @@ import importlib
 import os
 import signal
 import sys
+from keyword import iskeyword
 from typing import NoReturn
 
 from ktriage import __version__
@@ -21,9 +22,21 @@ COMMANDS = {
     "bisect": "find the commit that brought a crash, with a probability",
     "repro": "run a reproducer on a kernel in VMs and tell its crash rate",
     "dump": "read a vmcore",
+    "refs": "who holds a reference, who lost one: read traces, or record them",
+    "import": "read folders of logs into the case store",
+    "case": "the bugs in the case store",
+    "export": "write bugs in forms that others read: KCIDB, syzbot, JUnit, mbox",
+    "prune": "give back what the case store need not keep",
+    "serve": "show the case store in a browser and as REST",
+    "watch": "keep the crashes of logs as they come",
+    "worker": "lend this machine's guests to a cluster",
+    "fleet": "show a cluster's workers and its queue",
     "mail": "write the mail to a culprit's maintainers",
+    "completion": "print a shell's completion, or the man page",
     "demo": "crash a real kernel in VMs and find the commit that did it",
 }
+
+KEEP = "keep what is found in this case store: a file, a PostgreSQL URL, or `default`"
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,19 +64,35 @@ def build_parser(command: str | None) -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"ktriage {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", help=argparse.SUPPRESS, prog="ktriage"
+    )
     if command in COMMANDS:
-        module = importlib.import_module(f"ktriage.cli.{command}")
-        sub = commands.add_parser(
-            command,
-            help=COMMANDS[command],
-            description=module.HELP,
-            epilog=f"example:\n  {module.EXAMPLE}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        module.configure(sub)
-        sub.set_defaults(run=module.run)
+        _add(commands, command)
     return parser
+
+
+def full_parser() -> Parser:
+    """Return the parser with the arguments of all commands, which takes as long as loading all of them."""
+    parser = build_parser(None)
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))  # noqa: SLF001 (argparse has no other way)
+    commands.help = "what to do"
+    for command in COMMANDS:
+        _add(commands, command)
+    return parser
+
+
+def _add(commands: argparse._SubParsersAction[Parser], command: str) -> None:
+    module = importlib.import_module(f"ktriage.cli.{command}{'_' if iskeyword(command) else ''}")
+    sub = commands.add_parser(
+        command,
+        help=COMMANDS[command],
+        description=module.HELP,
+        epilog=f"example:\n  {module.EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.configure(sub)
+    sub.set_defaults(run=module.run)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import io
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ktriage.cli import KEEP
 from ktriage.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     resume = actions.add_parser("resume", help="go on with one that was interrupted")
     resume.add_argument("log", metavar="LOG", type=Path)
     resume.add_argument("--jobs", type=_positive, metavar="N", help="runs at a time (default: as before)")
+    resume.add_argument("--cluster", metavar="ADDRESS", help="go on on the Dask cluster there")
+    resume.add_argument("--case", metavar="PLACE", help=KEEP)
     resume.add_argument("--json", action="store_true", help="print JSON Lines, the answer last")
 
     status = actions.add_parser("status", help="say how far a bisection is")
@@ -38,6 +43,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     replay = actions.add_parser("replay", help="work out the belief again, run by run, from a log")
     replay.add_argument("log", metavar="LOG", type=Path)
     replay.add_argument("--json", action="store_true", help="print JSON Lines, a belief each")
+
+    page = actions.add_parser("page", help="write a bisection's page, finished or not")
+    page.add_argument("log", metavar="LOG", type=Path)
+    page.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: LOG.html")
 
     log = actions.add_parser("log", help="print a bisection in another form")
     log.add_argument("--git", action="store_true", required=True, help="print what git bisect replay takes")
@@ -54,7 +63,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _configure_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--repo", type=Path, default=Path(), metavar="DIR", help="the repository (default: .)")
     run.add_argument("--bad", required=True, metavar="REV", help="a revision with the crash")
-    run.add_argument("--good", required=True, metavar="REV", help="an ancestor of it without the crash")
+    run.add_argument("--good", required=True, metavar="REV", help="one without it")
+    run.add_argument(
+        "--find",
+        choices=("cause", "fix"),
+        default="cause",
+        help="the commit that brought the crash (default), or the one that ended it, good being newer",
+    )
     run.add_argument("--spec", type=Path, metavar="FILE", help="in place of CMD: what to run in VMs")
     run.add_argument("--confidence", type=_share, metavar="C", help="stop when this sure (default: 0.998)")
     run.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs at a time (default: 1)")
@@ -66,10 +81,22 @@ def _configure_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--timeout-is", choices=("bad", "infra"), default="infra", help="default: infra")
     run.add_argument("--signal-is", choices=("stop", "bad", "infra"), default="stop", help="default: stop")
     run.add_argument("--build", metavar="CMD", help="a shell command that builds a revision, run once each")
-    run.add_argument("--rate", type=_rate, metavar="K/N", help="the crash is known to come in K of N runs")
+    run.add_argument(
+        "--fix",
+        action="append",
+        default=[],
+        metavar="[A..B:]PATCH",
+        help="a patch or commit to put on top of revisions that can't be tested, or of all in A..B",
+    )
+    run.add_argument("--no-mend", action="store_true", help="do not look for commits that mend the build")
+    run.add_argument(
+        "--rate", type=_rate, metavar="K/N", help="the crash is known to come in K of N runs, as 6/10 or 0.6"
+    )
+    run.add_argument("--no-prior", action="store_true", help="let no files of the crash weigh on commits")
     run.add_argument("--first-parent", action="store_true", help="look at the first parents of merges alone")
     run.add_argument("--no-verify", action="store_true", help="name the culprit without checking it")
     run.add_argument("--log", type=Path, metavar="FILE", help="the log to write, which resume takes")
+    run.add_argument("--case", metavar="PLACE", help=KEEP)
     run.add_argument("--json", action="store_true", help="print JSON Lines, the answer last")
     run.add_argument("command", nargs="*", metavar="CMD", help="after --: what to run")
 
@@ -107,10 +134,17 @@ def _share(text: str) -> float:
 
 
 def _rate(text: str) -> tuple[int, int]:
-    hits, _, runs = text.partition("/")
-    if not (hits.isdigit() and runs.isdigit() and 0 <= int(hits) <= int(runs) > 0):
-        raise argparse.ArgumentTypeError(f"{text} is not like 3/10")
-    return int(hits), int(runs)
+    """Read K/N, or a share, which is taken for one of 100 runs, or more where it has more digits."""
+    hits, slash, runs = text.partition("/")
+    if slash and hits.isdigit() and runs.isdigit() and 0 <= int(hits) <= int(runs) > 0:
+        return int(hits), int(runs)
+    if not slash:
+        share = float(text)
+        digits = len(text.strip().rstrip("0").partition(".")[2])
+        if 0 < share <= 1:
+            runs_known = 10 ** min(max(digits, 2), 4)
+            return round(share * runs_known), runs_known
+    raise argparse.ArgumentTypeError(f"{text} is not like 6/10 or 0.6")
 
 
 for _type, _name in ((_positive, "number"), (_seconds, "time"), (_share, "probability"), (_rate, "rate")):
@@ -120,12 +154,15 @@ for _type, _name in ((_positive, "number"), (_seconds, "time"), (_share, "probab
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # names that this terminal has no letters for
     actions: dict[str, Callable[[argparse.Namespace], int]] = {
         "run": _run,
         "resume": _resume,
         "status": _status,
         "replay": _replay,
         "log": _log,
+        "page": _page,
         "simulate": _simulate,
         "audit": _audit,
     }
@@ -173,11 +210,20 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 def _log(args: argparse.Namespace) -> int:
-    import sys
-
     from ktriage.bisect.replay import git_log
 
     sys.stdout.writelines(line + "\n" for line in git_log(args.log))
+    return 0
+
+
+def _page(args: argparse.Namespace) -> int:
+    from ktriage.bisect.log import read_log
+    from ktriage.jobs.bisect_page import bisection_page
+
+    target = args.output or args.log.with_name(args.log.name + ".html")
+    page = bisection_page(read_log(args.log), args.log)
+    target.write_text(page, encoding="utf-8", errors="replace")
+    sys.stdout.write(f"{target}\n")
     return 0
 
 

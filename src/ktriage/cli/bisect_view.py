@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from ktriage.bisect.types import SAID
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
-    from ktriage.bisect.types import Answer, Belief, Chosen, Log, Run, Start
+    from ktriage.bisect.types import Answer, Belief, Chosen, Log, Run, Start, Verification
 
 MARKS = {
     "crashed": ("X", "bold red"),
@@ -32,6 +34,8 @@ MARKS = {
 }
 _TOP = 6
 _STRIPS = 10
+# After so many runs without a crash that is said.
+_SILENCE = (25, 100, 400)
 
 
 def duration(seconds: float) -> str:
@@ -42,12 +46,28 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def on_top(run: Run | Chosen) -> str:
+    """Return in words what was put on top of a revision: " with 1a2b3c4d5e6f reverted"."""
+    said = []
+    for name in run.patches:
+        what, _, which = name.partition(" ")
+        short = which.partition("@")[0] if "@" in which else which[:12]
+        said.append(
+            {"revert": f"{short} reverted", "tree": f"the files of {short}", "fix": f"{short} on top"}.get(
+                what, f"{short} applied"
+            )
+        )
+    return f" with {' and '.join(said)}" if said else ""
+
+
 class View:
     """An observer for people: a line per finished run on stderr, and with ``json`` each run on stdout."""
 
     def __init__(self, *, as_json: bool = False, log: Path | None = None) -> None:
         self.as_json = as_json
         self.log = log
+        self.case: str | None = None
+        """The case store that it is kept in: as soon as it runs, so that it can be watched there."""
         self.start: Start | None = None
         self.runs: list[Run] = []
         self.checks: list[Run] = []
@@ -70,13 +90,20 @@ class View:
         at_once = (
             f"{start.jobs} {what} at a time" if start.jobs > 1 else f"one {what.removesuffix('s')} at a time"
         )
-        span = f"{start.good[:12]}..{start.bad[:12]}"
-        self.say(f"{start.candidates} commits, {span}; {at_once}; seed {start.seed}")
+        ends = (start.bad, start.good) if start.kind == "fix" else (start.good, start.bad)
+        what = "; looking for the commit that ended the crash" if start.kind == "fix" else ""
+        span = f"{ends[0][:12]}..{ends[1][:12]}"
+        self.say(f"{start.candidates} commits, {span}{what}; {at_once}; seed {start.seed}")
+        if start.bases:
+            names = " ".join(base[:12] for base in start.bases)
+            self.say(f"good and bad have parted at {names}, where the crash may be already")
         if self.log is not None:
             self.say(f"log: {self.log}")
 
     def chosen(self, chosen: Chosen) -> None:
         """Note what is tried now."""
+        if not self.runs and not self.pending:
+            self._keep()
         self.pending[chosen.attempt] = chosen
 
     def finished(self, run: Run) -> None:
@@ -91,12 +118,15 @@ class View:
         """Print a finished run."""
         what = f"{run.outcome}: {run.title}" if run.title else str(run.outcome)
         built = f", built in {duration(run.build_seconds)}" if run.build_seconds else ""
-        patched = " with the culprit reverted" if run.patches else ""
-        self.say(f"{run.commit[:12]}{patched}: {what} after {run.run_seconds:.1f} s{built}")
+        self.say(f"{run.commit[:12]}{on_top(run)}: {what} after {run.run_seconds:.1f} s{built}")
 
     def believed(self, belief: Belief) -> None:
         """Say who is likeliest."""
         self.belief = belief
+        if belief.runs in _SILENCE and belief.runs_left is None:
+            self.say(
+                f"no crash in {belief.runs} runs yet, and each says little (--max-runs N ends it sooner)"
+            )
         if belief.runs and not sys.stderr.isatty():
             top = belief.top[0]
             self.say(f"  {belief.runs} runs: {top.commit[:12]} {top.probability:.3f}{self.left()}")
@@ -110,6 +140,14 @@ class View:
 
     def ended(self, answer: Answer) -> None:
         """Note the answer: it is printed by who asked for it."""
+        del answer
+        self._keep()
+
+    def _keep(self) -> None:
+        if self.case is not None and self.log is not None:
+            from ktriage.jobs.keeping import keep_bisection
+
+            keep_bisection(self.case, self.log)
 
 
 class LiveView(View):
@@ -142,12 +180,10 @@ class LiveView(View):
         now = time.time()
         for chosen in sorted(self.pending.values(), key=lambda chosen: chosen.attempt):
             what = "check" if chosen.purpose == "verify" else "run"
-            how = (
-                "with the culprit reverted" if chosen.patches else "" if chosen.built else "to be built first"
-            )
+            how = "" if chosen.built else ", to be built first"
             number, _, _ = chosen.attempt.partition("-")
-            line = f"{what} {number} {chosen.commit[:12]} {how} {duration(now - chosen.when)}"
-            parts.append(Text(" ".join(line.split()), style="cyan"))
+            line = f"{what} {number} {chosen.commit[:12]}{on_top(chosen)}{how} {duration(now - chosen.when)}"
+            parts.append(Text(line, style="cyan"))
         parts += self._believed()
         parts += self._strips()
         return Group(*parts)
@@ -178,13 +214,18 @@ class LiveView(View):
     def _strips(self) -> list[Text]:
         from rich.text import Text
 
-        by_commit: dict[str, list[Run]] = defaultdict(list)
-        for run in self.runs:
-            by_commit[run.commit] = [*by_commit.pop(run.commit, []), run]
+        strips: dict[str, list[Run]] = defaultdict(list)
+        for run in [*self.runs, *self.checks]:
+            # Tested with something on top: "+"; a check: what is different about it.
+            what = on_top(run) if run.purpose == "verify" else ""
+            name = f"{run.commit[:12]}{what} "
+            strips[name] = [*strips.pop(name, []), run]
         lines = []
-        for commit, runs in list(by_commit.items())[-_STRIPS:]:
-            text = Text(f"{commit[:12]} ")
-            for run in runs[-(max(20, self.console.width - 20)) :]:
+        for name, runs in list(strips.items())[-_STRIPS:]:
+            text = Text(name)
+            if any(run.patches and run.purpose == "search" for run in runs):
+                text = Text(f"{name[:-1]}+")
+            for run in runs[-(max(20, self.console.width - len(name) - 8)) :]:
                 mark, style = MARKS[run.outcome]
                 text.append(mark, style=style)
             lines.append(text)
@@ -192,16 +233,19 @@ class LiveView(View):
 
 
 @contextmanager
-def open_view(*, as_json: bool, log: Path | None) -> Iterator[View]:
-    """Return the view that fits where stderr goes."""
+def open_view(*, as_json: bool, log: Path | None, case: str | None = None) -> Iterator[View]:
+    """Return the view that fits where stderr goes; with ``case`` it keeps the bisection in that store."""
     if not sys.stderr.isatty():
-        yield View(as_json=as_json, log=log)
+        view = View(as_json=as_json, log=log)
+        view.case = case
+        yield view
         return
     from rich.console import Console
 
-    view = LiveView(Console(stderr=True), as_json=as_json, log=log)
-    with view.live:
-        yield view
+    live = LiveView(Console(stderr=True), as_json=as_json, log=log)
+    live.case = case
+    with live.live:
+        yield live
 
 
 def _print_json(data: object) -> None:
@@ -220,20 +264,26 @@ def print_answer(answer: Answer, *, as_json: bool) -> None:
 
 
 def _answer_lines(answer: Answer) -> Iterator[str]:
+    ended = answer.kind == "fix"
     match answer.verdict:
         case "culprit":
-            yield f"{answer.culprit} is the culprit with probability {answer.probability:.4f}"
+            what = "ended the crash," if ended else "is the culprit"
+            yield f"{answer.culprit} {what} with probability {answer.probability:.4f}"
             yield f"    {answer.subject}"
             yield f"    {answer.author}, {answer.date}"
         case "candidates":
+            what = "the crash was ended by" if ended else "the culprit is"
             count = len(answer.candidates)
-            yield f"the culprit is one of {count} commits with probability {answer.probability:.4f}"
+            yield f"{what} one of {count} commits with probability {answer.probability:.4f}"
         case "not-in-range":
-            yield f"no commit in the range brought it (probability {answer.probability:.4f})"
+            what = "ended" if ended else "brought"
+            yield f"no commit in the range {what} it (probability {answer.probability:.4f})"
         case _:
             yield "no answer"
     if answer.verdict != "culprit":
         yield f"    {answer.reason}"
+    if answer.hint:
+        yield f"    {answer.hint}"
     for candidate in answer.candidates[1 if answer.verdict == "culprit" else 0 :][:5]:
         yield f"  {candidate.probability:8.4%}  {candidate.commit[:12]} {candidate.subject or ''}"
     yield from _numbers(answer)
@@ -247,24 +297,56 @@ def _numbers(answer: Answer) -> Iterator[str]:
     )
     if answer.crash_rate is not None and answer.crash_interval is not None and "crashed" in answer.outcomes:
         low, high = answer.crash_interval
-        yield f"crash rate with the culprit {answer.crash_rate:.2f} (95%: {low:.2f} to {high:.2f})"
+        where = "before it" if answer.kind == "fix" else "with the culprit"
+        yield f"crash rate {where} {answer.crash_rate:.2f} (95%: {low:.2f} to {high:.2f})"
     for title, chance in answer.titles.items():
         kind = "the same bug" if chance > 0.5 else "another bug"
         yield f"{title}: {kind} (probability {max(chance, 1 - chance):.3f})"
-    check = answer.verification
-    if check is not None:
-        parent = {"ok": ", and its parent is free of the crash", "crashes": ", and its parent crashes too"}
-        said = {
-            "gone": "without it the bad revision is free of the crash",
-            "stays": "without it the crash stays",
-            "untestable": "the bad revision can't be tested without it" + parent.get(check.parent, ""),
-        }
-        how = said.get(check.reverted, "it does not revert cleanly" + parent.get(check.parent, ""))
-        yield f"checked with {check.runs} more runs: its own revision {check.culprit}; {how}"
+    if answer.several is not None and answer.several >= SAID:
+        besides = ", the other perhaps " + ", ".join(c[:12] for c in answer.others) if answer.others else ""
+        yield (
+            f"one commit does not explain these runs, there are several "
+            f"(probability {answer.several:.2f}){besides}"
+        )
+    for fix in answer.fixes:
+        yield f"made testable: {fix}"
+    if answer.verification is not None:
+        yield _checked(answer.verification)
     for prior in answer.priors:
         yield f"prior: {prior}"
     if answer.log:
         yield f"log: {answer.log}"
+
+
+_REVERTED = {
+    "gone": "without it the bad revision is free of the crash",
+    "rarer": "without it the bad revision still crashes, less often",
+    "stays": "without it the crash stays",
+    "untestable": "the bad revision can't be tested without it",
+    "unseen": "what is in the worktree makes no difference to the runs, so that reverting it tells nothing",
+    "returns": "without it the good revision crashes",
+    "stays-away": "the good revision does not crash without it either",
+    "conflict": "it does not revert cleanly",
+}
+_APPLIED = {
+    "gone": "on top of the bad revision it ends the crash",
+    "stays": "on top of the bad revision the crash stays",
+    "conflict": "it does not go on top of the bad revision",
+    "untestable": "the bad revision can't be tested with it",
+    "unseen": "what is in the worktree makes no difference to the runs, so that applying it tells nothing",
+}
+_PARENT = {"ok": "its parent is free of the crash", "crashes": "its parent crashes"}
+_OWN = {"crashes": "its own revision crashes", "silent": "its own revision does not crash"}
+
+
+def _checked(check: Verification) -> str:
+    said = [
+        _OWN.get(check.culprit),
+        _REVERTED.get(check.reverted),
+        _APPLIED.get(check.applied),
+        _PARENT.get(check.parent),
+    ]
+    return f"checked with {check.runs} more runs: {'; '.join(part for part in said if part)}"
 
 
 def print_status(log: Log, *, as_json: bool) -> None:

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ktriage.cli import Parser
+from ktriage.cli import KEEP, Parser, dump_collect, dump_shell
 from ktriage.errors import UserError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from rich.console import RenderableType
 
-    from ktriage.console.types import Crash
     from ktriage.dump.core import Vmcore
     from ktriage.dump.types import ModuleState, TaskState
 
-HELP = "Read a vmcore: what it is of, the crashes in its log, the modules and their reference counts."
+HELP = (
+    "Read a vmcore: what is wrong in it and on what that stands; stacks, modules, waits, works, interrupts."
+)
 EXAMPLE = "ktriage dump show vmcore --vmlinux /usr/lib/debug/boot/vmlinux-6.1.0-18-amd64 modules"
 
-REPORTS = ("summary", "bt", "tasks", "modules", "log")
+REPORTS = ("summary", "bt", "tasks", "modules", "audit", "waits", "works", "teardown", "irqs", "log")
 
 
 class _Intermixed(Parser):
@@ -45,7 +48,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Intermixed)
     show = verbs.add_parser("show", help="print a report about a dump", description=HELP)
     show.add_argument("vmcore", metavar="VMCORE", type=Path, help="ELF or kdump-compressed dump")
-    show.add_argument("report", nargs="?", choices=REPORTS, default="summary", help="what to print (summary)")
+    show.add_argument(
+        "report", nargs="*", choices=(*REPORTS, "all"), default="summary",
+        help="what to print: " + ", ".join(REPORTS) + " or all (summary)", metavar="REPORT",
+    )  # fmt: skip
     show.add_argument("--vmlinux", metavar="FILE", type=Path, help="the kernel with debug information")
     show.add_argument(
         "--modules", metavar="DIR", type=Path, action="append", default=[],
@@ -56,81 +62,95 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="bt: of these tasks (default: of those that were running)",
     )  # fmt: skip
     show.add_argument("--src", metavar="DIR", type=Path, help="source tree: show the lines around each place")
-    show.add_argument("--all", action="store_true", help="bt: of all tasks, the most common stack first")
+    show.add_argument(
+        "--all", action="store_true",
+        help="bt: of all tasks, the most common stack first; audit: every holder; waits: whole stacks",
+    )  # fmt: skip
+    show.add_argument(
+        "--earlier", metavar="VMCORE", type=Path, help="irqs: another dump of the boot, for rates"
+    )
+    show.add_argument("--ledger", metavar="FILE", type=Path, help="audit: what `refs read --json` printed")
+    show.add_argument("--case", metavar="PLACE", help=f"summary: {KEEP}")
     show.add_argument("--json", action="store_true", help="print JSON Lines")
+    dump_shell.configure(verbs.add_parser("shell", help="open drgn on it", description=dump_shell.HELP))
+    dump_collect.configure(
+        verbs.add_parser("collect", help="copy /proc/vmcore", description=dump_collect.HELP)
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run ``ktriage dump``."""
+    if args.verb != "show":
+        verb = dump_shell.run if args.verb == "shell" else dump_collect.run
+        return verb(args)
     from ktriage.dump.core import open_vmcore
 
     if args.src is not None and not args.src.is_dir():
         raise UserError(f"{args.src}: no such directory", path=str(args.src))
     core = open_vmcore(args.vmcore, args.vmlinux, args.modules)
-    reports = {"summary": _summary, "bt": _stacks, "tasks": _tasks, "modules": _modules, "log": _log}
-    reports[args.report](core, args)
+    from ktriage.dump.diagnosis import attempt
+
+    chosen = [args.report] if isinstance(args.report, str) else args.report
+    for index, name in enumerate(REPORTS if "all" in chosen else chosen):
+        if index and not args.json:
+            _show("")
+        report = _report(name)
+        attempt(core, name, partial(report, core, args), None)
     for note in core.notes:
         sys.stderr.write(f"ktriage dump: {note}\n")
     return 0
+
+
+def _report(name: str) -> Callable[[Vmcore, argparse.Namespace], None]:
+    """Return what prints a report; those of other files are imported when they are asked for."""
+    here = {"bt": _stacks, "tasks": _tasks, "modules": _modules, "audit": _audit, "log": _log}
+    if name in here:
+        return here[name]
+    from ktriage.cli import dump_irqs, dump_summary, dump_waits, dump_works
+
+    there = {
+        "summary": dump_summary.show_summary,
+        "waits": dump_waits.show_waits,
+        "works": dump_works.show_works,
+        "teardown": dump_works.show_teardown,
+        "irqs": dump_irqs.show_irqs,
+    }
+    return partial(there[name], show=_show)
 
 
 def _print(data: object) -> None:
     sys.stdout.write(json.dumps(data) + "\n")
 
 
+TEXT_WIDTH = 110
+
+
 def _show(*parts: RenderableType) -> None:
-    """Print for a person; into a file or a pipe with lines as long as they are, and none padded."""
+    """Print for a person; into a file or a pipe text is folded at 110, tables are as wide as they are."""
     from rich.console import Console
-
-    if sys.stdout.isatty():
-        Console(highlight=False).print(*parts, sep="\n")
-        return
-    console = Console(highlight=False, width=200, color_system=None)
-    with console.capture() as capture:
-        console.print(*parts, sep="\n")
-    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
-
-
-def _summary(core: Vmcore, args: argparse.Namespace) -> None:
-    from dataclasses import replace
-
+    from rich.padding import Padding
     from rich.text import Text
 
-    from ktriage.case.terminal import render_crash
-    from ktriage.case.text import clean, duration, plural, size
-    from ktriage.dump.summary import summarize
-    from ktriage.symbols.symbolize import Symbolizer
-
-    summary, crashes, _ = summarize(core)
-    kernel = core.program.main_module().debug_file_path
-    symbolizer = Symbolizer(Path(kernel) if kernel else args.vmlinux, args.modules)
-    crashes = [replace(symbolizer.crash(crash), source=summary.path) for crash in crashes]
-    core.notes += symbolizer.notes
-    if args.json:
-        _print(summary.to_json())
-        for crash in crashes:
-            _print(crash.to_json())
+    if sys.stdout.isatty():
+        Console(highlight=False).print(*map(_indented, parts), sep="\n")
         return
-    up = duration(summary.seconds) if summary.seconds is not None else "unknown"
-    for name, value in (
-        ("kernel", f"Linux {summary.release} {summary.machine}, {summary.version}"),
-        ("host", summary.hostname),
-        ("up", up),
-        (
-            "machine",
-            f"{plural(summary.cpus, 'CPU')}, {size(summary.memory)}, {plural(summary.tasks, 'task')}",
-        ),
-        ("taints", summary.taints.strip() or "none"),
-        ("panic", summary.panic or "none: the kernel was dumped while it ran"),
-    ):
-        _show(Text(f"{name:<8} ", "dim").append(clean(value), "default"))
-    groups: dict[object, list[Crash]] = {}
-    for crash in crashes:
-        groups.setdefault((crash.title, crash.stack), []).append(crash)
-    for same in groups.values():
-        _show("", render_crash(same[0], len(same), args.src))
-    if not crashes:
-        _show("", "no crash in the kernel's log")
+    for part in parts:
+        wide = isinstance(part, (str, Text, Padding))
+        console = Console(highlight=False, width=TEXT_WIDTH if wide else 200, color_system=None)
+        with console.capture() as capture:
+            console.print(_indented(part))
+        sys.stdout.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
+
+
+def _indented(part: RenderableType) -> RenderableType:
+    """Fold a text that begins with spaces below its first word."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    if not isinstance(part, Text):
+        return part
+    indent = len(part.plain) - len(part.plain.lstrip(" "))
+    return Padding(part[indent:], (0, 0, 0, indent)) if indent else part
 
 
 def _modules(core: Vmcore, args: argparse.Namespace) -> None:
@@ -160,6 +180,12 @@ def _row(module: ModuleState) -> tuple[str, ...]:
     counts = ("-", "-") if module.refcnt is None else (str(module.refcnt), str(module.refcnt_raw))
     users = clean(", ".join(module.users))
     return (clean(module.name), str(module.size), *counts, module.state, module.taints, f"{start:#x}", users)
+
+
+def _audit(core: Vmcore, args: argparse.Namespace) -> None:
+    from ktriage.cli.dump_audit import show_audit
+
+    show_audit(core, args, _show)
 
 
 def _tasks(core: Vmcore, args: argparse.Namespace) -> None:

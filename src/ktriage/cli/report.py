@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ktriage.cli import KEEP
 from ktriage.errors import UserError
+from ktriage.inputs import name_of
 
 if TYPE_CHECKING:
     from ktriage.console.reader import Reader
@@ -36,6 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--first", action="store_true", help="stop at the first crash of each log")
     parser.add_argument("--follow", action="store_true", help="keep reading a log that grows")
     parser.add_argument("--exit-code", action="store_true", help="exit with 1 where there is a crash")
+    parser.add_argument("--case", metavar="PLACE", help=KEEP)
     parser.add_argument("--vmlinux", type=Path, metavar="V", help="the kernel with its debug information")
     parser.add_argument("--src", type=Path, metavar="DIR", help="show the source around each frame from here")
     parser.add_argument("--modules", type=Path, metavar="DIR", help="where the modules' debug information is")
@@ -52,13 +55,15 @@ def run(args: argparse.Namespace) -> int:
     logs = args.logs or ["-"]
     if args.follow and len(logs) > 1:
         raise UserError("--follow reads one log", logs=logs)
+    if args.case and (args.follow or args.first):
+        raise UserError("--case keeps whole logs", hint="`ktriage watch` keeps what a log that grows brings")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     printer = _Printer(as_json=args.json, sources=args.src)
     for log in logs:
         if len(logs) > 1 and not args.json:
             printer.source(log)
-        for finding in _findings(log, follow=args.follow):
+        for finding in _kept(log, args.case) if args.case else _findings(log, follow=args.follow):
             printer.show(_symbolized(finding, args))
             if args.first and printer.crashes:
                 break
@@ -83,7 +88,7 @@ def _findings(log: str, *, follow: bool) -> Iterator[Crash | Flood]:
     from ktriage.console import sources
     from ktriage.console.reader import Reader
 
-    reader = Reader(sources.name_of(log))
+    reader = Reader(name_of(log))
     if follow:
         yield from _followed(reader, sources.followed(log))
         return
@@ -96,6 +101,18 @@ def _findings(log: str, *, follow: bool) -> Iterator[Crash | Flood]:
     yield from reader.close()
     if error is not None:
         raise error
+
+
+def _kept(log: str, place: str) -> list[Crash | Flood]:
+    """Read a log whole and keep it; return what is in it."""
+    from ktriage.console import Crash, read
+    from ktriage.console.sources import chunks
+    from ktriage.jobs.keeping import keep_log
+
+    data = b"".join(chunks(log))
+    findings = read(data, name_of(log))
+    keep_log(place, name_of(log), data, [finding for finding in findings if isinstance(finding, Crash)])
+    return findings
 
 
 def _followed(reader: Reader, chunks: Iterator[bytes]) -> Iterator[Crash | Flood]:

@@ -1,0 +1,81 @@
+"""``ktriage serve``: the case store in a browser."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from ktriage.errors import MachineryError, UserError
+
+if TYPE_CHECKING:
+    import argparse
+
+HELP = "Show the case store in a browser and as REST; bound to this machine unless told otherwise."
+EXAMPLE = "ktriage serve --port 8017"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("--case", metavar="PLACE", help="the store: a file or a PostgreSQL URL")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8017, help="port to listen on, 0 for a free one (8017)")
+    parser.add_argument("--name", metavar="HOST", action="append", default=[],
+                        help="a further name that it is called by, behind a proxy say")  # fmt: skip
+    parser.add_argument(
+        "--upload-mib", metavar="N", type=int, default=32, help="largest log that is taken (32)"
+    )
+    parser.add_argument("--new-token", metavar="NAME", help="make a token for uploads, print it, and end")
+    parser.add_argument("--drop-token", metavar="NAME", help="take a token back, and end")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``ktriage serve``."""
+    from ktriage.case.store import open_store
+
+    if not 0 <= args.port < 65536 or args.upload_mib < 1:
+        raise UserError("--port: 0 to 65535; --upload-mib: at least 1")
+    store = open_store(args.case)
+    try:
+        if args.new_token:
+            sys.stdout.write(f"{store.new_token(args.new_token)}\n")
+            return 0
+        if args.drop_token:
+            if not store.drop_token(args.drop_token):
+                raise UserError(f"there is no token {args.drop_token!r}")
+            return 0
+        try:
+            import uvicorn
+
+            from ktriage.web.app import create_app
+            from ktriage.web.settings import Settings
+        except ImportError as error:
+            raise UserError(f"{error.name} is not installed", hint="pip install 'ktriage[web]'") from error
+        settings = Settings(args.host, args.port, tuple(args.name), upload_bytes=args.upload_mib << 20)
+        config = uvicorn.Config(
+            create_app(store, settings), host=args.host, port=args.port, log_level="warning",
+            server_header=False, timeout_graceful_shutdown=3,
+        )  # fmt: skip
+        _serve(uvicorn.Server(config), config)
+        return 0
+    finally:
+        store.close()
+
+
+def _serve(server: object, config: object) -> None:
+    """Listen, say where, and serve until a signal ends it."""
+    import uvicorn
+
+    assert isinstance(server, uvicorn.Server)
+    assert isinstance(config, uvicorn.Config)
+    try:
+        sock = config.bind_socket()
+    except SystemExit:
+        raise MachineryError(f"{config.host}:{config.port}: can't be listened on; is it in use?") from None
+    # Who reads the address below may connect at once.
+    sock.listen(config.backlog)
+    host, port = sock.getsockname()[:2]
+    sys.stderr.write(
+        f"ktriage serves http://{f'[{host}]' if ':' in host else host}:{port}/ (ctrl-C ends it)\n"
+    )
+    sys.stderr.flush()
+    server.run(sockets=[sock])

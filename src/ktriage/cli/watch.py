@@ -1,0 +1,58 @@
+"""``ktriage watch``: keep the crashes of logs as they come."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ktriage.jobs.watching import Seen
+
+HELP = (
+    "Watch folders, growing files, serial lines, pipes and journald (named `journal`), and keep what crashes"
+    " in the case store."
+)
+EXAMPLE = "ktriage watch /var/log/consoles /dev/ttyUSB0 journal"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "sources", nargs="+", metavar="SOURCE", help="a folder, a file, a device, or `journal`"
+    )
+    parser.add_argument("--case", metavar="PLACE", help="the store: a file or a PostgreSQL URL")
+    parser.add_argument("--json", action="store_true", help="print an object a crash")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``ktriage watch``."""
+    from ktriage.case.store import open_store
+    from ktriage.jobs.watching import watch
+
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    store = open_store(args.case)
+
+    def tell(seen: Seen) -> None:
+        if seen.error is not None:
+            sys.stderr.write(f"ktriage watch: {seen.source}: {seen.error}\n")
+        elif args.json:
+            said: dict[str, object] = {"kind": "seen", "source": seen.source, "title": seen.title}
+            said |= {"bug": seen.bug, "new": seen.new}
+            sys.stdout.write(json.dumps(said) + "\n")
+        else:
+            bug = f"bug {seen.bug}{', new' if seen.new else ''}" if seen.bug is not None else "known"
+            sys.stdout.write(f"{seen.source}: {seen.title} ({bug})\n")
+        sys.stdout.flush()
+
+    try:
+        watch(store, args.sources, tell=tell, ended=ended)
+    finally:
+        store.close()
+    return 0
