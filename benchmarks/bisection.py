@@ -3,13 +3,14 @@
     python benchmarks/bisect.py [--quick] [--histories N] [--seed N] [--processes N] [SECTION ...]
 
 Simulates bisections on a real commit graph with a culprit drawn uniformly from it. Sections: table, titles,
-skips, parallel, calibration, speed; all of them unless named. The graphs are taken from ../shared/corpus/dags
-or $KTRIAGE_CORPUS/dags.
+skips, parallel, culprits, calibration, speed; all of them unless named. The graphs are taken from
+../shared/corpus/dags or $KTRIAGE_CORPUS/dags.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 import os
 import resource
@@ -24,14 +25,25 @@ from pathlib import Path
 import numpy as np
 
 from ktriage.bisect.answer import capacity
+from ktriage.bisect.misfit import ALARM
 from ktriage.bisect.priors import BetaMixture, Priors
 from ktriage.bisect.search import Search
-from ktriage.bisect.simulate import History, Simulated, World, load_dag, simulate_history, summarize
+from ktriage.bisect.simulate import (
+    History,
+    Simulated,
+    World,
+    load_dag,
+    simulate_history,
+    summarize,
+    with_good,
+)
 from ktriage.bisect.sums import AncestorSums
 
 HERE = Path(__file__).resolve().parent
 RANGE = "linux-2.6.36-rc1-to-2.6.37.npz"
 WHOLE = "linux-2.6-whole.npz"
+# It is not made to stop where its belief does not come to the confidence.
+BAYESECT_RUNS = 1000
 LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 0.998)
 # (p, q): the runs and builds to stay within.
 CELLS = {
@@ -53,6 +65,14 @@ def dags() -> Path:
 def graph() -> AncestorSums:
     """Return the graph to simulate on."""
     return load_dag(dags() / RANGE)
+
+
+@lru_cache(maxsize=1)
+def beginning() -> AncestorSums:
+    """Return the first thousand commits of that graph, in its order."""
+    with np.load(dags() / RANGE) as data:
+        indptr = data["indptr"][:1001].astype(np.int64)
+        return with_good(indptr, data["indices"][: indptr[-1]].astype(np.int64))
 
 
 def exact(p: float, q: float) -> Priors:
@@ -77,13 +97,14 @@ class Task:
     confidence: float = 0.998
     oracle: bool = False
     levels: tuple[float, ...] = ()
+    short: bool = False
 
 
 def ours(task: Task) -> History:
     """Simulate one bisection with ktriage's engine."""
     priors = exact(task.world.p, task.world.q) if task.oracle else Priors.default()
     return simulate_history(
-        graph(),
+        beginning() if task.short else graph(),
         task.world,
         task.number,
         task.seed,
@@ -135,6 +156,37 @@ def syzkaller(task: Task) -> History:
     return halving(task, rule)
 
 
+@lru_cache(maxsize=1)
+def mainline() -> list[int]:
+    """Return the graph's line of first parents, the bad revision first and the good one last."""
+    with np.load(dags() / RANGE) as data:
+        indptr, indices = data["indptr"], data["indices"]
+    line = [len(indptr) - 2]
+    while indptr[line[-1]] < indptr[line[-1] + 1]:
+        line.append(int(indices[indptr[line[-1]]]))
+    return [commit + 1 for commit in line] + [0]
+
+
+def bayesect(task: Task) -> History:
+    """git_bayesect (PyPI), which knows first parents only: right is the merge that brought the culprit."""
+    from git_bayesect import Bisector
+
+    simulated = Simulated(graph(), task.world, np.random.default_rng([task.seed, task.number]))
+    line = mainline()
+    bisector = Bisector(np.ones(len(line)))
+    runs, seen = 0, set()
+    while runs < BAYESECT_RUNS and bisector.distribution.max() < task.confidence:
+        at = bisector.select()
+        bisector.record(at, simulated.run(line[at])[0] == "crash")
+        seen.add(at)
+        runs += 1
+    best = int(bisector.distribution.argmax())
+    said = float(bisector.distribution[best])
+    brought = best + 1 < len(line) and simulated.has(line[best]) and not simulated.has(line[best + 1])
+    right = brought and said >= task.confidence
+    return History(runs, len(seen), runs, 0, "culprit", right, 1, said)
+
+
 def oracle(task: Task) -> History:
     """Our engine, told both rates."""
     return ours(Task(task.world, task.number, task.seed, oracle=True))
@@ -176,9 +228,12 @@ class Bench:
         self.plot: Path | None = args.plot
         self.pool = pool
 
-    def each(self, how: Callable[[Task], History], world: World, **options: float) -> list[History]:
-        """Simulate all histories of a world."""
-        tasks = [Task(world, number, self.seed, **options) for number in range(self.histories)]  # type: ignore[arg-type]
+    def each(
+        self, how: Callable[[Task], History], world: World, share: float = 1.0, **options: float
+    ) -> list[History]:
+        """Simulate all histories of a world, or the first of them."""
+        count = math.ceil(share * self.histories)
+        tasks = [Task(world, number, self.seed, **options) for number in range(count)]  # type: ignore[arg-type]
         return list(self.pool.map(how, tasks, chunksize=5))
 
     def row(self, name: str, each: list[History], target: str = "") -> None:
@@ -199,6 +254,14 @@ class Bench:
             self.row("git bisect run, once", self.each(once, world))
             self.row("10 runs, any crash is bad", self.each(ten, world))
             self.row("syzkaller's rule", self.each(syzkaller, world))
+            if importlib.util.find_spec("git_bayesect") is None:
+                print("  git_bayesect                      not installed (pip install git_bayesect)")
+            else:
+                # A tenth of the histories: it is slow, and would take the rest of the day.
+                self.row(
+                    f"git_bayesect, {len(mainline()) - 1} first parents",
+                    self.each(bayesect, world, share=0.1),
+                )
             self.row("oracle that knows p and q", self.each(oracle, world))
             print(f"  {'capacity bound':<34}{bits / capacity(p, q):8.1f}")
 
@@ -239,13 +302,31 @@ class Bench:
             )
             print(f"    {target}")
 
+    def culprits(self) -> None:
+        """Print how often more than one culprit is suspected: with one, and with two."""
+        worlds = (
+            World(0.5, 0.01),
+            World(0.2, 0.0),
+            World(0.5, 0.005, second=0.5),
+            World(0.9, 0.0, second=0.3),
+        )
+        for world in worlds:
+            each = self.each(ours, world)
+            alarms = np.mean([h.misfit >= ALARM for h in each])
+            second = f", second {world.second}" if world.second else ""
+            right = np.mean([h.right for h in each])
+            print(f"  p = {world.p}, q = {world.q}{second}: {alarms:.1%} suspected, {right:.1%} right")
+
     def calibration(self) -> None:
-        """Print how often answers given at some confidence are right, for p and q all over the place."""
+        """Print how often answers given at some confidence are right, for p and q all over the place.
+
+        Done on a shorter history, because it takes many bisections to tell 0.998 from 0.996.
+        """
         rng = np.random.default_rng(self.seed)
         tasks = []
         for number in range(2 * self.histories):
             p, q = rng.uniform(0.1, 1), float(np.exp(rng.uniform(np.log(1e-4), np.log(0.05))))
-            tasks.append(Task(World(p, q), number, self.seed, levels=LEVELS))
+            tasks.append(Task(World(p, q), number, self.seed, levels=LEVELS, short=True))
         each = list(self.pool.map(ours, tasks, chunksize=5))
         points = []
         for level in LEVELS:
@@ -281,7 +362,7 @@ class Bench:
         print(f"  memory {memory:.0f} MB (at most 400)")
 
 
-SECTIONS = ("speed", "table", "titles", "skips", "parallel", "calibration")
+SECTIONS = ("speed", "table", "titles", "skips", "parallel", "culprits", "calibration")
 
 
 def main() -> int:

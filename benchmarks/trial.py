@@ -65,8 +65,9 @@ def main() -> None:
         spec = load_spec(path)
         restored = open_lab(spec, Path(folder, "restored"))
         restored.build(None)
-        accel = restored.bench.guest.hardware.accel
-        print(f"kernel {restored.bench.kernel.release}, {accel.upper()} on {platform.machine()}")
+        kernel = restored.kernel(None)
+        release = kernel.release if kernel else "?"
+        print(f"kernel {release}, {restored.accel.upper()} on {platform.machine()}")
         restored.trial("warm-up", None)
         show("restored", costs(restored, args.n, "one"), 0.3)
         booted = open_lab(spec, Path(folder, "booted"), restore=False)
