@@ -8,10 +8,14 @@ VENV ?= $(TOP).venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all check bench setup clean
+.PHONY: demo demo-kernel test test-all check bench setup clean
 
 demo: setup
 	$(BIN)/ktriage demo $(if $(DEBUGINFO),--debuginfo) $(DEMOFLAGS)
+
+demo-kernel:
+	@KTRIAGE_KERNEL=1 PYTHON='$(PYTHON)' VENV='$(VENV)' $(TOP)scripts/setup
+	$(BIN)/ktriage demo --example kernel$(if $(UAF),-uaf) $(DEMOFLAGS)
 
 test: setup check
 	cd $(TOP) && $(BIN)/coverage erase
@@ -24,9 +28,11 @@ check: setup
 	cd $(TOP) && $(BIN)/ruff check .
 	cd $(TOP) && $(BIN)/ruff format --check .
 	cd $(TOP) && $(BIN)/mypy
+	@# A module of the same name as another has to be looked at by itself.
+	cd $(TOP) && $(BIN)/mypy examples/ulp-refcount
 
 bench: setup
-	cd $(TOP) && for b in trial console symbols bisect; do echo "== $$b"; $(BIN)/python benchmarks/$$b.py || exit 1; done
+	cd $(TOP) && for b in trial console symbols bisect refs refs_record dump case; do echo "== $$b"; $(BIN)/python benchmarks/$$b.py || exit 1; done
 
 setup:
 	@PYTHON='$(PYTHON)' VENV='$(VENV)' $(TOP)scripts/setup

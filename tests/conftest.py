@@ -57,3 +57,39 @@ class Repo:
 def repo(tmp_path: Path) -> Repo:
     """Return an empty git repository."""
     return Repo(tmp_path / "repo")
+
+
+SMALL_MAKEFILE = """\
+tinyconfig olddefconfig:
+	@mkdir -p $(O) && touch $(KCONFIG_CONFIG) && sort -o $(KCONFIG_CONFIG) $(KCONFIG_CONFIG)
+vmlinux: $(O)/vmlinux
+	@mkdir -p $(O)/include/config && echo 6.1.0-small > $(O)/include/config/kernel.release
+	@nm $(O)/vmlinux > $(O)/System.map
+bzImage: vmlinux
+	@mkdir -p $(O)/arch/x86/boot && cp $(O)/vmlinux $(O)/arch/x86/boot/bzImage
+$(O)/vmlinux: $(O)/init.o $(O)/more.o
+	$(CC) $(KCFLAGS) -nostdlib -static -Wl,--build-id -o $@ $^
+$(O)/%.o: %.c
+	@echo "  CC      $*.o"
+	$(CC) $(KCFLAGS) -g -O2 -ffreestanding -c -o $@ $(CURDIR)/$<
+"""
+SMALL_INIT = "int answer = %s;\nvoid _start(void) { for (;;) answer++; }\n"
+SMALL_FILES = {
+    "Makefile": SMALL_MAKEFILE,
+    "Kconfig": 'config A\n\tbool "A"\n',
+    "scripts/kconfig/merge_config.sh": "",
+    "arch/x86/x.S": "",
+    "arch/arm/a.S": "",
+    "Documentation/admin.rst": "Text.\n",
+    "init.c": SMALL_INIT % "42",
+    "more.c": "int more;\n",
+}
+"""A tree that has a kernel's makefile targets, and is built in no time; it does not boot."""
+
+
+@pytest.fixture
+def small_kernel(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repo:
+    """Return a repository with one commit of a small tree; what is built of it goes to a cache of its own."""
+    monkeypatch.setenv("KTRIAGE_CACHE", str(tmp_path / "cache"))
+    repo.commit("small", SMALL_FILES)
+    return repo

@@ -9,7 +9,7 @@ import ktriage
 
 ROOT = Path(ktriage.__file__).parent
 
-BASE = {"errors", "words", "cache", "__init__"}
+BASE = {"errors", "words", "cache", "inputs", "__init__"}
 """Modules beside the rooms, which every room may use."""
 
 MAY_USE: dict[str, set[str]] = {
@@ -22,12 +22,13 @@ MAY_USE: dict[str, set[str]] = {
     "bisect": {"history"},
     "people": {"history"},
     "dump": {"console", "symbols"},
-    "trial": {"console", "kernel", "machine"},
+    "trial": {"console", "kernel", "machine", "refs"},
 }
 ROOMS = set(MAY_USE)
 MAY_USE["case"] = ROOMS
 MAY_USE["jobs"] = ROOMS | {"case"}
-MAY_USE["cli"] = MAY_USE["web"] = ROOMS | {"case", "jobs"}
+MAY_USE["web"] = ROOMS | {"case", "jobs"}
+MAY_USE["cli"] = MAY_USE["web"] | {"web"}
 
 
 def imports(path: Path) -> set[tuple[str, int]]:
