@@ -82,4 +82,4 @@ def test_completion_and_the_man_page(capsys, tmp_path):
     page = capsys.readouterr().out
     for command in cli.COMMANDS:
         assert f".SS ktriage {command}\n" in page
-        assert f"usage: ktriage {command} " in page.replace("\\-", "-")
+        assert f"\nktriage {command} " in page.replace("\\-", "-")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from ktriage.cli import COMMANDS, full_parser
+from ktriage import __version__
+from ktriage.cli import full_parser
 from ktriage.errors import UserError
 
 if TYPE_CHECKING:
-    import argparse
+    from collections.abc import Iterator
 
 HELP = "Print a shell's completion of ktriage's commands and options, or the man page."
 EXAMPLE = "ktriage completion bash >~/.local/share/bash-completion/completions/ktriage"
@@ -25,22 +27,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``ktriage completion``."""
-    if args.kind == "man":
-        sys.stdout.write(manual())
-        return 0
+    sys.stdout.write(manual() if args.kind == "man" else completion(args.kind))
+    return 0
+
+
+def completion(shell: str) -> str:
+    """Return what ``shell``, one of SHELLS, completes ktriage's command lines with.
+
+    Raises UserError where shtab, which writes it, is not installed.
+    """
     try:
         import shtab
     except ImportError:
         raise UserError("the package shtab is not installed", hint="pip install shtab") from None
-    sys.stdout.write(shtab.complete(full_parser(), shell=args.kind) + "\n")
-    return 0
+    return shtab.complete(full_parser(), shell=shell) + "\n"
 
 
 def manual() -> str:
-    """Return the manual page, in man(7)'s form."""
-    from ktriage import __version__
-
-    parser = full_parser()
+    """Return the manual page, in man(7)'s form: all commands with their options."""
     lines = [
         f'.TH KTRIAGE 1 "" "ktriage {__version__}" "User Commands"',
         ".SH NAME",
@@ -55,19 +59,42 @@ def manual() -> str:
             " which line, which reference was lost, which commit did it, and whom to write to."
         ),
         ".SH COMMANDS",
-    ]
-    commands = next(action for action in parser._actions if hasattr(action, "choices") and action.choices)  # noqa: SLF001 (argparse has no other way)
-    assert isinstance(commands.choices, dict)
-    for name, sub in commands.choices.items():
-        lines += [f".SS ktriage {name}", _plain(sub.description or COMMANDS[name])]
-        lines += [".PP", ".nf", _plain(sub.format_help().split("\n\n")[0]), ".fi"]
-    lines += [
+        *(line for parser in _subcommands(full_parser()) for line in _section(parser)),
         ".SH EXIT STATUS",
         "0: done. 1: the answer is no, which each command says the meaning of. 2: bad input or usage.",
         ".SH FILES",
         _plain("~/.cache/ktriage: kernels, guests, builds. ~/.local/share/ktriage/case.db: the case store."),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _section(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yield what the page says of one command, and of the commands below it."""
+    yield f".SS {_plain(parser.prog)}"
+    yield _plain(parser.description or "")
+    below = _subcommands(parser)
+    if not below:
+        yield from _usage(parser)
+    for sub in below:
+        yield from _section(sub)
+
+
+def _usage(parser: argparse.ArgumentParser) -> Iterator[str]:
+    formatter = argparse.HelpFormatter(parser.prog, width=78)
+    groups = parser._mutually_exclusive_groups  # noqa: SLF001 (argparse has no other way)
+    formatter.add_usage(parser.usage, parser._actions, groups, prefix="")  # noqa: SLF001
+    yield from (".PP", ".nf", _plain(formatter.format_help().rstrip()), ".fi")
+    for action in parser._actions:  # noqa: SLF001
+        if action.help not in (None, argparse.SUPPRESS) and action.dest != "help":
+            yield from (".TP", f"\\fB{_plain(formatter._format_action_invocation(action))}\\fR")  # noqa: SLF001
+            yield _plain(formatter._expand_help(action))  # noqa: SLF001
+
+
+def _subcommands(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    for action in parser._actions:  # noqa: SLF001
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            return list(action.choices.values())
+    return []
 
 
 def _plain(text: str) -> str:
