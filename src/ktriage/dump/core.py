@@ -194,7 +194,7 @@ def find_vmcoreinfo(path: Path) -> bytes | None:
         at = memory.find(b"OSRELEASE=")
         while at >= 0:
             text = memory[at : at + VMCOREINFO_BYTES].split(b"\0", 1)[0]
-            # A note's end need not be a NUL: the dump's memory may follow at once. Each line ends in a newline.
+            # Memory may follow a note without a NUL between; each line of it ends in a newline.
             text = text[: text.rfind(b"\n") + 1]
             if b"\nSYMBOL(swapper_pg_dir)=" in text and len(text) > len(best):
                 best = text
