@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from ktriage.bisect.types import RunResult
 from ktriage.errors import KtriageError, MachineryError, UserError
 from ktriage.jobs.lab import Lab, open_lab
+from ktriage.jobs.tls import need_distributed, security, why_not
 from ktriage.trial import load_spec
 
 CONNECT_SECONDS = 15
@@ -95,19 +96,16 @@ def _hand_on(inner: Future[T], outer: Future[T]) -> None:
 def connected(address: str) -> Iterator[Any]:
     """Lend a client of the scheduler at ``address``.
 
-    Raises UserError where there is no scheduler, or no ``distributed`` here.
+    TLS is as ``ktriage.jobs.tls`` says. Raises UserError where there is no scheduler, or none that this
+    process may speak to, or no ``distributed`` here.
     """
-    try:
-        from distributed import Client
-    except ImportError:
-        raise UserError(
-            "the package distributed is not installed", hint="pip install 'ktriage[cluster]'"
-        ) from None
+    Client = need_distributed().Client  # noqa: N806 (a class)
+    secured = security(address, "client")
     failed = None
     try:
-        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False, security=secured)
     except (OSError, ValueError) as error:
-        failed = str(error)
+        failed = why_not(address, error)
     if failed is not None:
         # A client that could not be made closes itself when it is collected, and hangs if that happens
         # while another one is being made.
