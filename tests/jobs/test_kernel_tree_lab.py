@@ -144,6 +144,17 @@ def test_what_is_asked_for_by_the_title_and_by_the_table(lab, tmp_path: Path) ->
     assert "CONFIG_VT" not in "".join(config.wishes)
 
 
+def test_what_recording_needs(lab, tmp_path: Path) -> None:
+    refs = '[refs]\nget = "f"\nput = "g"'
+    wanted = {"CONFIG_VIRTIO_CONSOLE=y", "CONFIG_KPROBE_EVENTS=y"}
+    assert not wanted & set("".join(lab().recipe.config.needs).split())
+    assert wanted <= set("".join(lab(refs).recipe.config.needs).split())
+    (tmp_path / "odd.config").write_text("# CONFIG_KPROBES is not set\nCONFIG_VIRTIO_CONSOLE=m")
+    message = r"\[refs\] can't be recorded with CONFIG_VIRTIO_CONSOLE=m, CONFIG_KPROBES=n"
+    with pytest.raises(UserError, match=message):
+        lab(f'fragments = ["odd.config"]\n{refs}')
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -9,7 +9,7 @@ import pytest
 from ktriage.cache import cache_root
 from ktriage.errors import UserError
 from ktriage.kernel.checkers import checkers_for
-from ktriage.kernel.config import GUEST, NEEDED, PLAIN, SMALL, Config, configure, parse_config
+from ktriage.kernel.config import GUEST, NEEDED, PLAIN, RECORDING, SMALL, Config, configure, parse_config
 from ktriage.kernel.kconfig import evaluate, read_kconfig, split_and, why_dropped
 from ktriage.kernel.tree import packaged_source
 
@@ -151,6 +151,7 @@ TOGETHER = (
     "BUG: soft lockup in f", "BUG: workqueue lockup", "WARNING: ODEBUG bug in f",
     "BUG: spinlock bad magic in f", "BUG: corrupted list in f", "list_add corruption",
 )  # fmt: skip
+KCSAN = ("KCSAN: data-race in f / g",)
 
 
 def test_what_was_there_does_not_count(tree: Path, tmp_path: Path) -> None:
@@ -163,9 +164,8 @@ def test_what_was_there_does_not_count(tree: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out/.config").read_text() == text
 
 
-@pytest.mark.parametrize("titles", [TOGETHER, ("KCSAN: data-race in f / g",)])
-def test_what_crashes_need_can_be_had(tree: Path, tmp_path: Path, titles: tuple[str, ...]) -> None:
-    needs = checkers_for(titles)
+@pytest.mark.parametrize("needs", [checkers_for(TOGETHER), checkers_for(KCSAN), RECORDING])
+def test_what_crashes_and_recordings_need_can_be_had(tree: Path, tmp_path: Path, needs: str) -> None:
     values = configure(
         tree, tmp_path / "out", Config("tinyconfig", (), needs=(NEEDED, needs), wishes=(SMALL,))
     )

@@ -18,6 +18,7 @@ from ktriage.jobs.lab import Build, Lab
 from ktriage.kernel import (
     NEEDED,
     PLAIN,
+    RECORDING,
     SMALL,
     Built,
     Checkout,
@@ -299,8 +300,20 @@ def recipe_of(spec: Spec) -> Recipe:
     if table.debuginfo is not None:
         (needs if table.debuginfo else wishes).append(DWARF if table.debuginfo else NO_DWARF)
     options = "".join(f"{option}\n" for option in table.options)
+    if spec.refs is not None:
+        needs.append(RECORDING)
+        _check_recording("\n".join([*asked, options]))
     config = Config(base, (*asked, options), needs=tuple(needs), wishes=tuple(wishes))
     return Recipe(config, jobs=table.jobs, timeout=table.build_timeout)
+
+
+def _check_recording(asked: str) -> None:
+    """Raise UserError where what is asked for is at odds with what [refs] needs."""
+    values = parse_config(asked)
+    needed = parse_config(RECORDING)
+    odd = [f"CONFIG_{name}={values[name]}" for name in needed if values.get(name, "y") != needed[name]]
+    if odd:
+        raise UserError(f"[refs] can't be recorded with {', '.join(odd)}", hint="[kernel] options, fragments")
 
 
 def _configuration(key: str, path: Path) -> str:

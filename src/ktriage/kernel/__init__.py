@@ -3,7 +3,7 @@
 from ktriage.kernel.built import Built, build_as_it_stands, build_revision
 from ktriage.kernel.checkers import checkers_for
 from ktriage.kernel.checkout import Checkout, check_revision
-from ktriage.kernel.config import NEEDED, PLAIN, SMALL, Config
+from ktriage.kernel.config import NEEDED, PLAIN, RECORDING, SMALL, Config
 from ktriage.kernel.debian import packaged_kernel
 from ktriage.kernel.module import ModuleBuild, build_module
 from ktriage.kernel.sources import FolderSources, RevisionSources, Sources
@@ -13,6 +13,7 @@ from ktriage.kernel.types import Kernel
 __all__ = [
     "NEEDED",
     "PLAIN",
+    "RECORDING",
     "SMALL",
     "Built",
     "Checkout",

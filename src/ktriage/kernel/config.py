@@ -74,6 +74,17 @@ CONFIG_PVH=y
 Its first and third serial line share an interrupt.
 """
 
+RECORDING = """\
+CONFIG_VIRTIO_CONSOLE=y
+CONFIG_DEBUG_KERNEL=y
+CONFIG_KALLSYMS_ALL=y
+CONFIG_FTRACE=y
+CONFIG_KPROBES=y
+CONFIG_KPROBE_EVENTS=y
+"""
+"""What references are recorded with in a guest: a port to send events on, probes, and the addresses of data
+by which the ring buffer is found in the memory of a guest that died."""
+
 SMALL = """\
 CONFIG_KERNEL_GZIP=y
 CONFIG_EXPERT=y
