@@ -55,7 +55,10 @@ def test_a_bisection(place, tmp_path, capsys):
     (finding,) = kept(place).findings(kind=FindingKind.BISECTION)
     assert (finding.data["verdict"], finding.data["subject"]) == ("culprit", "change 7")
     assert "change 7" in finding.summary
-    assert kept(place).blob(finding.blob) == (tmp_path / "b.jsonl").read_bytes()
+    document = json.loads(kept(place).blob(finding.blob) or b"")
+    assert document["log"] == (tmp_path / "b.jsonl").read_text()
+    assert document["change"]["subject"] == "change 7"
+    assert "+7 bad" in document["change"]["diff"]
 
 
 def test_a_ledger(place, capsys):
@@ -65,7 +68,8 @@ def test_a_ledger(place, capsys):
     (finding,) = kept(place).findings(kind=FindingKind.LEDGER)
     assert "forgetful" in finding.summary
     ledger = json.loads(kept(place).blob(finding.blob) or b"")
-    assert {one["object"] for one in ledger} == set(finding.data["objects"])
+    assert [one["object"] for one in ledger["accounts"]] == finding.data["objects"]
+    assert all(least <= last <= most for _, least, most, last in ledger["accounts"][0]["series"])
 
 
 def test_a_store_that_is_none_is_said_before_it_matters(tmp_path, capsys):

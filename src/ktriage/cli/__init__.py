@@ -37,6 +37,7 @@ COMMANDS = {
 }
 
 KEEP = "keep what is found in this case store: a file, a PostgreSQL URL, or `default`"
+BUG = "with --case: the bug that it belongs to (default: the one with its title)"
 
 
 class Parser(argparse.ArgumentParser):

@@ -213,6 +213,10 @@ def _page(lab: Lab, log: Path, view: View) -> None:
     view.note(f"page: {conclusion.page}")
     if conclusion.mail:
         view.note(f"draft of a mail: {conclusion.mail}")
+        if view.case is not None:
+            from ktriage.jobs.keeping import keep_mail
+
+            keep_mail(view.case, conclusion.mail.read_text(encoding="utf-8"), [], title=conclusion.case.title)
 
 
 def resume(args: argparse.Namespace) -> Answer:

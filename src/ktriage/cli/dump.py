@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ktriage.cli import KEEP, Parser, dump_collect, dump_shell
+from ktriage.cli import BUG, KEEP, Parser, dump_collect, dump_shell
 from ktriage.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--earlier", metavar="VMCORE", type=Path, help="irqs: another dump of the boot, for rates"
     )
     show.add_argument("--ledger", metavar="FILE", type=Path, help="audit: what `refs read --json` printed")
-    show.add_argument("--case", metavar="PLACE", help=f"summary: {KEEP}")
+    show.add_argument("--case", metavar="PLACE", help=f"summary: {KEEP}, and all other reports with it")
+    show.add_argument("--bug", metavar="N", type=int, help=BUG)
     show.add_argument("--json", action="store_true", help="print JSON Lines")
     dump_shell.configure(verbs.add_parser("shell", help="open drgn on it", description=dump_shell.HELP))
     dump_collect.configure(

@@ -41,9 +41,16 @@ def show_summary(core: Vmcore, args: argparse.Namespace, show: Callable[..., Non
         crashes = [replace(symbolizer.crash(crash), source=summary.path) for crash in crashes]
         core.notes += symbolizer.notes
     if args.case:
+        from ktriage.dump.audit import audit
+        from ktriage.dump.audit_ledger import read_ledger
         from ktriage.jobs.keeping import keep_dump
 
-        keep_dump(args.case, core.path, crashes, diagnosis.to_json(), fault.to_json() if fault else None)
+        ledger = read_ledger(args.ledger) if args.ledger else None
+        audited = attempt(core, "audit", lambda: audit(core, ledger), None)
+        keep_dump(
+            args.case, core.path, crashes, diagnosis, fault,
+            summary=summary, audit=audited, tree=args.src, bug=args.bug,
+        )  # fmt: skip
     if args.json:
         for item in (diagnosis.to_json(), summary.to_json()):
             sys.stdout.write(json.dumps(item) + "\n")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ktriage.cli import KEEP
+from ktriage.cli import BUG, KEEP
 from ktriage.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--in-reply-to", metavar="ID", help="Message-Id (default: from the commit's Link:)")
     parser.add_argument("--regzbot", action="store_true", help="add a line for the regression tracker")
     parser.add_argument("--case", metavar="PLACE", help=KEEP)
+    parser.add_argument("--bug", metavar="N", type=int, help=BUG)
     parser.add_argument("--json", action="store_true", help="print the recipients and the mail as JSON")
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write here instead of to stdout")
 
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     if args.case:
         from ktriage.jobs.keeping import keep_mail
 
-        keep_mail(args.case, text, [recipient.to_json() for recipient in recipients])
+        keep_mail(args.case, text, [recipient.to_json() for recipient in recipients], bug=args.bug)
     if args.json:
         text = json.dumps({"recipients": [r.to_json() for r in recipients], "mail": text}) + "\n"
     if args.output:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ktriage.cli import KEEP, Parser
+from ktriage.cli import BUG, KEEP, Parser
 from ktriage.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     read = verbs.add_parser("read", help="read traces into a ledger", description=text)
     read.add_argument("traces", metavar="TRACE", nargs="*", help="a trace; - or none: standard input")
     read.add_argument("--case", metavar="PLACE", help=KEEP)
+    read.add_argument("--bug", metavar="N", type=int, help=BUG.partition(" (")[0])
     read.add_argument("--json", action="store_true", help="print one JSON object a counted object")
     read.add_argument("--object", metavar="NAME", action="append", default=[], help="this object alone")
     read.add_argument("--tree", action="store_true", help="print the balance of gets and puts by call path")
@@ -58,7 +59,7 @@ def _read(args: argparse.Namespace) -> int:
 
     if args.plot is not None and args.plot.suffix not in (".svg", ".png"):
         raise UserError(f"{args.plot}: the picture is either .svg or .png", path=str(args.plot))
-    reading = read_ledger(args.traces or ["-"], plotted=args.plot is not None)
+    reading = read_ledger(args.traces or ["-"], plotted=args.plot is not None or bool(args.case))
     chosen = [one for one in reading.accounts if not args.object or one.object in args.object]
     if not chosen:
         wanted = f" of {', '.join(args.object)}" if args.object else ""
@@ -70,7 +71,7 @@ def _read(args: argparse.Namespace) -> int:
     if args.case:
         from ktriage.jobs.keeping import keep_ledger
 
-        keep_ledger(args.case, ", ".join(args.traces) or "standard input", [one.to_json() for one in chosen])
+        keep_ledger(args.case, ", ".join(args.traces) or "standard input", reading, chosen, args.bug)
     if args.folded:
         from ktriage.refs.tree import folded
 

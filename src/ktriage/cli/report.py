@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
     for log in logs:
         if len(logs) > 1 and not args.json:
             printer.source(log)
-        for finding in _kept(log, args.case) if args.case else _findings(log, follow=args.follow):
-            printer.show(_symbolized(finding, args))
+        for finding in _kept(log, args) if args.case else _findings(log, follow=args.follow):
+            printer.show(finding if args.case else _symbolized(finding, args))
             if args.first and printer.crashes:
                 break
     return 1 if args.exit_code and printer.crashes else 0
@@ -103,15 +103,16 @@ def _findings(log: str, *, follow: bool) -> Iterator[Crash | Flood]:
         raise error
 
 
-def _kept(log: str, place: str) -> list[Crash | Flood]:
-    """Read a log whole and keep it; return what is in it."""
+def _kept(log: str, args: argparse.Namespace) -> list[Crash | Flood]:
+    """Read a log whole and keep it, with source lines where they are at hand; return what is in it."""
     from ktriage.console import Crash, read
     from ktriage.console.sources import chunks
     from ktriage.jobs.keeping import keep_log
 
     data = b"".join(chunks(log))
-    findings = read(data, name_of(log))
-    keep_log(place, name_of(log), data, [finding for finding in findings if isinstance(finding, Crash)])
+    findings = [_symbolized(finding, args) for finding in read(data, name_of(log))]
+    crashes = [finding for finding in findings if isinstance(finding, Crash)]
+    keep_log(args.case, name_of(log), data, crashes, args.src)
     return findings
 
 

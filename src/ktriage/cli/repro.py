@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ktriage.cli import KEEP
+from ktriage.cli import BUG, KEEP
 
 if TYPE_CHECKING:
     from ktriage.jobs.lab import Lab
@@ -82,6 +82,7 @@ def _verb(
         "--out", type=Path, metavar="DIR", help=f"where to keep the trials (ktriage-out/{_folder(name)})"
     )
     parser.add_argument("--case", metavar="PLACE", help=KEEP)
+    parser.add_argument("--bug", metavar="N", type=int, help=BUG)
     parser.add_argument("--json", action="store_true", help="print JSON Lines")
     return parser
 
@@ -146,7 +147,11 @@ def _measure(args: argparse.Namespace, out: Path) -> int:
     if args.case:
         from ktriage.jobs.keeping import keep_trials
 
-        keep_trials(args.case, args.spec, out, rate.to_json())
+        kernel = lab.kernel(commit)
+        keep_trials(
+            args.case, args.spec, out, rate,
+            revision=commit, kernel=kernel.release if kernel else None, bug=args.bug,
+        )  # fmt: skip
     if args.json:
         print_json(rate.to_json())
     else:
@@ -170,6 +175,10 @@ def _minimize(args: argparse.Namespace, out: Path) -> int:
         most_runs=args.max_runs,
         progress=say,
     )
+    if args.case:
+        from ktriage.jobs.keeping import keep_minimized
+
+        keep_minimized(args.case, args.spec, found, next(iter(lab.spec.hunted.titles), None), args.bug)
     if args.json:
         print_json(found.to_json())
     else:

@@ -25,6 +25,7 @@ class FindingKind(StrEnum):
     DUMP = "dump"
     MAIL = "mail"
     REPRODUCER = "reproducer"
+    SOURCE = "source"
 
 
 @dataclass(frozen=True, slots=True)
