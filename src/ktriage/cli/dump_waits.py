@@ -52,23 +52,23 @@ def _tree(waits: Waits, root: Root, *, everything: bool) -> Iterator[Text]:
     from ktriage.case.text import clean
 
     yield Text(clean(root.says), STYLES.get(root.kind, "bold"))
-    by_task = {wait.task.address: wait for wait in waits.waits}
-    first = {task.address for task in root.tasks if task.address in by_task}
-    seen: set[int] = set()
-    todo = [(wait, 0) for wait in waits.waits if wait.task.address in first]
+    by_task = {wait.task.identity: wait for wait in waits.waits}
+    first = {task.identity for task in root.tasks if task.identity in by_task}
+    seen: set[tuple[int, bool]] = set()
+    todo = [(wait, 0) for wait in waits.waits if wait.task.identity in first]
     if not todo:
-        holders = {task.address for task in root.tasks}
-        todo = [(wait, 0) for wait in waits.waits if any(h.address in holders for h in wait.holders)]
+        holders = {task.identity for task in root.tasks}
+        todo = [(wait, 0) for wait in waits.waits if any(h.identity in holders for h in wait.holders)]
     while todo:
         wait, depth = todo.pop(0)
-        if wait.task.address in seen:
+        if wait.task.identity in seen:
             continue
         if len(seen) >= MOST_WAITERS and not everything:
             yield Text(f"  and {len(root.waiters) - len(seen)} more (--all)", "dim")
             return
-        seen.add(wait.task.address)
+        seen.add(wait.task.identity)
         yield from _wait(wait, depth)
-        behind = [w for w in waits.waits if any(h.address == wait.task.address for h in w.holders)]
+        behind = [w for w in waits.waits if any(h.identity == wait.task.identity for h in w.holders)]
         todo = [(w, depth + 1) for w in behind] + todo
 
 

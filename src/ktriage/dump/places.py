@@ -90,6 +90,11 @@ class TaskRef:
     state: str = "?"
     dead: bool = False
 
+    @property
+    def identity(self) -> tuple[int, bool]:
+        """What tells tasks apart: the memory of one that is dead may be another's by now."""
+        return self.address, self.dead
+
     def __str__(self) -> str:
         return f"{self.comm} ({self.pid})"
 

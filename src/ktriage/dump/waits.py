@@ -126,63 +126,64 @@ def _held(places: Places, finder: Finder) -> Iterator[tuple[str, TaskRef]]:
 
 @dataclass(slots=True)
 class _Graph:
-    """Who waits for whom, by the addresses of their tasks."""
+    """Who waits for whom, by the identities of their tasks."""
 
     places: Places
     waits: list[Wait]
     crashed: frozenset[int]
-    by_task: dict[int, Wait] = field(init=False)
+    by_task: dict[tuple[int, bool], Wait] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.by_task = {wait.task.address: wait for wait in self.waits}
+        self.by_task = {wait.task.identity: wait for wait in self.waits}
 
     def roots(self) -> list[Root]:
         """Return circles and the ends of all chains, the worst and most waited for first."""
         roots = [self._circle(circle) for circle in self._circles()]
-        circular = {task.address for root in roots for task in root.tasks}
+        circular = {task.identity for root in roots for task in root.tasks}
         ends: dict[object, list[Wait]] = {}
-        holders: dict[int, TaskRef] = {}
+        holders: dict[tuple[int, bool], TaskRef] = {}
         for wait in self.waits:
-            outside = [holder for holder in wait.holders if holder.address not in self.by_task]
+            outside = [holder for holder in wait.holders if holder.identity not in self.by_task]
             for holder in outside:
-                holders[holder.address] = holder
-                ends.setdefault(("task", holder.address), []).append(wait)
-            if not wait.holders and wait.task.address not in circular:
+                holders[holder.identity] = holder
+                ends.setdefault(("task", holder.identity), []).append(wait)
+            if not wait.holders and wait.task.identity not in circular:
                 ends.setdefault(("thing", wait.kind, wait.address or wait.task.address), []).append(wait)
         for key, direct in ends.items():
             match key:
-                case ("task", int() as address):
-                    roots.append(self._held_by(holders[address], direct))
+                case ("task", (int() as address, bool() as dead)):
+                    roots.append(self._held_by(holders[address, dead], direct))
                 case _:
                     roots.append(self._held_by_nobody(direct))
         return sorted(roots, key=lambda root: (RANK.index(root.kind), -len(root.waiters)))
 
-    def _behind(self, tasks: Iterable[int]) -> tuple[TaskRef, ...]:
+    def _behind(self, tasks: Iterable[tuple[int, bool]]) -> tuple[TaskRef, ...]:
         """Return all who wait, directly or not, for one of ``tasks``."""
         reached, todo = set(tasks), list(tasks)
         behind: list[TaskRef] = []
         while todo:
             now = todo.pop()
             for wait in self.waits:
-                if wait.task.address not in reached and any(h.address == now for h in wait.holders):
-                    reached.add(wait.task.address)
-                    todo.append(wait.task.address)
+                held = any(holder.identity == now for holder in wait.holders)
+                if held and wait.task.identity not in reached:
+                    reached.add(wait.task.identity)
+                    todo.append(wait.task.identity)
                     behind.append(wait.task)
         return tuple(behind)
 
     def _circles(self) -> list[list[Wait]]:
         """Return the circles: from each task the first holder that waits, until one comes again."""
-        done: set[int] = set()
+        done: set[tuple[int, bool]] = set()
         circles = []
         for wait in self.waits:
-            path: list[int] = []
-            at: int | None = wait.task.address
+            path: list[tuple[int, bool]] = []
+            at: tuple[int, bool] | None = wait.task.identity
             while at is not None and at not in done:
                 done.add(at)
                 path.append(at)
-                at = next((h.address for h in self.by_task[at].holders if h.address in self.by_task), None)
+                at = next((h.identity for h in self.by_task[at].holders if h.identity in self.by_task), None)
             if at is not None and at in path:
-                circles.append([self.by_task[address] for address in path[path.index(at) :]])
+                circles.append([self.by_task[task] for task in path[path.index(at) :]])
         return circles
 
     def _circle(self, circle: list[Wait]) -> Root:
@@ -192,12 +193,12 @@ class _Graph:
         else:
             steps = [f"{w.task} waits for {_thing(w)}, held by {w.holders[0]}" for w in circle]
             says = "deadlock: " + "; ".join(steps)
-        waiters = (*tasks, *self._behind([task.address for task in tasks]))
+        waiters = (*tasks, *self._behind([task.identity for task in tasks]))
         return Root("deadlock", tasks, waiters, says, _longest(circle))
 
     def _held_by(self, holder: TaskRef, direct: list[Wait]) -> Root:
-        waiters = (*(wait.task for wait in direct), *self._behind([wait.task.address for wait in direct]))
-        waiters = tuple({task.address: task for task in waiters}.values())
+        waiters = (*(wait.task for wait in direct), *self._behind([wait.task.identity for wait in direct]))
+        waiters = tuple({task.identity: task for task in waiters}.values())
         locks = dict.fromkeys(_thing(wait) for wait in direct if wait.kind not in _NOT_HELD)
         others = dict.fromkeys(_thing(wait) for wait in direct if wait.kind in _NOT_HELD)
         does = [f"holds {', '.join(locks)}"] if locks else []
@@ -209,15 +210,15 @@ class _Graph:
     def _held_by_nobody(self, direct: list[Wait]) -> Root:
         first = direct[0]
         tasks = tuple(wait.task for wait in direct)
-        behind = self._behind([task.address for task in tasks])
+        behind = self._behind([task.identity for task in tasks])
         who = " and ".join(map(str, tasks[:3])) + (f" and {len(tasks) - 3} more" if len(tasks) > 3 else "")
         says = f"{who} {'waits' if len(tasks) == 1 else 'wait'} for {_thing(first)}"
         if first.actor:
             says += f": {first.actor}"
         elif first.kind is not Kind.SLEEP:
             says += "; who must act is not recorded"
-        addresses = {task.address for task in tasks}
-        direct_behind = [w for w in self.waits if any(h.address in addresses for h in w.holders)]
+        these = {task.identity for task in tasks}
+        direct_behind = [w for w in self.waits if any(h.identity in these for h in w.holders)]
         held = list(dict.fromkeys(_thing(w) for w in direct_behind if w.kind not in _NOT_HELD))
         if behind:
             holds = f"it holds {', '.join(held)}: " if held and len(tasks) == 1 else ""
@@ -231,10 +232,10 @@ class _Graph:
         )
 
     def _state(self, holder: TaskRef) -> tuple[str, str]:
-        if holder.address in self.crashed:
-            return "crashed", "is the task that crashed"
         if holder.dead:
             return "dead", "is dead: nobody will release it"
+        if holder.address in self.crashed:
+            return "crashed", "is the task that crashed"
         task = next((t for t in self.places.tasks() if t.value_() == holder.address), None)
         if task is not None and task_on_cpu(task):
             return "running", f"runs on CPU {_cpu(task)}"
