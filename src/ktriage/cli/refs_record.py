@@ -39,7 +39,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-stacks", action="store_true", help="do not record call paths")
     parser.add_argument("--buffer", type=int, default=8192, metavar="KB", help="buffer of each CPU (8192)")
     parser.add_argument(
-        "-o", "--out", metavar="FILE", help=f"the trace; .zst packs it, -: standard output ({OUT})"
+        "-o",
+        "--out",
+        metavar="FILE",
+        help=f"the trace; .zst packs it, -: standard output ({OUT}); with --spec: a folder"
+        " for the runs, each with its trace (ktriage-out/refs)",
     )
     parser.add_argument("--seconds", type=float, metavar="N", help="end after so long")
     parser.add_argument("--json", action="store_true", help="print the ledger as JSON Lines")
