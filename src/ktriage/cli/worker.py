@@ -6,19 +6,25 @@ import asyncio
 import logging
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
+from ktriage.cli import tls
 from ktriage.errors import MachineryError, UserError
 
 if TYPE_CHECKING:
     import argparse
 
 HELP = (
-    "Join a Dask cluster and run trials and builds that its scheduler hands out, with as many guests at once"
-    " as this machine can hold. TLS is set up as Dask has it: a tls:// address and its configuration."
+    "Join a Dask cluster and do what its scheduler hands out (trials, builds, imports, dumps), with as many"
+    " guests at once as this machine can hold. SIGTERM and ctrl-C: takes nothing new, finishes what it can"
+    " in --grace seconds, leaves the rest to other workers, and ends; a second one ends it at once."
 )
 EXAMPLE = "ktriage worker --scheduler tcp://ci.example.org:8786 --vms 4"
 CONNECT_SECONDS = 30
+FETCH_SECONDS = 10
+"""How long results wait to be fetched when all calls have ended."""
+GRACE = 60
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,40 +35,100 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vms", metavar="N", type=int, default=1, help="guests at once (1)")
     parser.add_argument("--name", metavar="NAME", help="what this worker is called (its address)")
     parser.add_argument("--folder", metavar="DIR", help="where it keeps what is under way (a temporary one)")
+    parser.add_argument(
+        "--grace", metavar="S", type=float, default=GRACE,
+        help=f"seconds that calls get to end after SIGTERM ({GRACE})",
+    )  # fmt: skip
+    tls.configure(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run ``ktriage worker``."""
     if args.vms < 1:
         raise UserError("--vms: at least 1")
-    try:
-        import distributed
-    except ImportError:
-        raise UserError(
-            "the package distributed is not installed", hint="pip install 'ktriage[cluster]'"
-        ) from None
+    if args.grace < 0:
+        raise UserError("--grace: at least 0")
+    from ktriage.jobs.tls import need_distributed, security
+
+    distributed = need_distributed()
     # What it says of itself is for its own developers; what matters of it is said below.
-    logging.getLogger("distributed").setLevel(logging.ERROR)
-    return asyncio.run(_work(distributed, args))
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    tls.apply(args, "worker")
+    if not asyncio.run(_work(distributed, args, security(args.scheduler, "worker"))):
+        raise MachineryError(
+            f"{args.scheduler} is gone or has given this worker up; what it did is done again elsewhere"
+        )
+    return 0
 
 
-async def _work(distributed: Any, args: argparse.Namespace) -> int:  # noqa: ANN401 (it has no types)
+async def _work(distributed: Any, args: argparse.Namespace, secured: Any) -> bool:  # noqa: ANN401 (it has no types)
+    """Work until it ends: true where it was asked to, false where the scheduler was lost."""
+    worker = await _start(distributed, args, secured)
+    stop = asyncio.Event()
+    asked: list[float] = []
+
+    def end() -> None:
+        asked.append(time.monotonic())
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, end)
+    sys.stderr.write(f"{worker.address}: {args.vms} guests for {args.scheduler} (ctrl-C ends it)\n")
+    gone = asyncio.ensure_future(worker.finished())
+    await asyncio.wait({gone, asyncio.ensure_future(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    if asked:
+        await _let_finish(distributed, worker, gone, asked, args.grace)
+        # Whoever waits for a call of this worker learns by this that it has to be made elsewhere.
+        await worker.close(executor_wait=False, nanny=False)
+    return bool(asked)
+
+
+async def _start(distributed: Any, args: argparse.Namespace, secured: Any) -> Any:  # noqa: ANN401
+    from ktriage.jobs import under_way
+    from ktriage.jobs.tls import why_not
+
+    # Guests, builds and dumps have processes of their own: Dask's measure, this process's share of the
+    # machine's memory by processors, would only stop workers that are well.
     worker = distributed.Worker(
         args.scheduler, nthreads=args.vms, resources={"vm": args.vms}, name=args.name,
-        local_directory=args.folder, dashboard=False, death_timeout=CONNECT_SECONDS,
+        local_directory=args.folder, dashboard=False, death_timeout=CONNECT_SECONDS, memory_limit=0,
+        security=secured,
+        metrics={"ktriage": lambda _: under_way.report()},
+        startup_information={"ktriage": lambda _: under_way.identity()},
     )  # fmt: skip
     try:
         await asyncio.wait_for(worker.start(), CONNECT_SECONDS)
-    except (OSError, ValueError, TimeoutError) as error:
+    except (OSError, ValueError, TimeoutError, RuntimeError) as error:
         raise UserError(
-            f"no Dask scheduler at {args.scheduler}: {error or 'it does not answer'}",
+            f"no Dask scheduler at {args.scheduler}: {why_not(args.scheduler, error)}",
             hint="`dask scheduler` starts one",
         ) from None
-    sys.stderr.write(f"{worker.address}: {args.vms} guests for {args.scheduler} (ctrl-C ends it)\n")
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, lambda: asyncio.ensure_future(worker.close()))
-    await worker.finished()
-    if str(worker.status).endswith("failed"):
-        raise MachineryError("the worker was lost")
-    return 0
+    return worker
+
+
+async def _let_finish(
+    distributed: Any,
+    worker: Any,
+    gone: asyncio.Future[Any],
+    asked: list[float],
+    grace: float,
+) -> None:
+    """Take nothing new, and wait until all calls have ended and their results are fetched, or long enough."""
+    worker.status = distributed.core.Status.closing_gracefully
+    running = len(worker.state.executing)
+    if running:
+        sys.stderr.write(f"{running} calls under way get {grace:g} s to end (ctrl-C: not that)\n")
+    idle = None
+    while len(asked) < 2 and not gone.done():
+        now = time.monotonic()
+        if worker.state.executing:
+            idle = None
+            if now > asked[0] + grace:
+                left = len(worker.state.executing)
+                sys.stderr.write(f"{left} calls are left to other workers\n")
+                return
+        else:
+            idle = idle or now
+            if not worker.data or now > idle + FETCH_SECONDS:
+                return
+        await asyncio.sleep(0.1)

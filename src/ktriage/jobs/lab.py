@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ktriage.bisect.types import RunResult
+from ktriage.jobs.under_way import doing
 from ktriage.kernel import (
     FolderSources,
     Kernel,
@@ -127,9 +128,11 @@ class Lab(ABC):
     def __call__(self, commit: str, patches: tuple[str, ...], attempt: str) -> RunResult:
         """Run the reproducer once at ``commit``, as ``ktriage.bisect`` asks it."""
         # First of all, and apart: what waits for another build is no part of what a run takes.
-        build = self.build(commit, patches)
+        with doing("build", commit[:12]):
+            build = self.build(commit, patches)
         began = time.monotonic()
-        outcome, _ = self.trial(attempt, commit, patches)
+        with doing("trial", attempt):
+            outcome, _ = self.trial(attempt, commit, patches)
         return run_result(outcome, build, time.monotonic() - began)
 
 

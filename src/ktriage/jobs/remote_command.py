@@ -18,6 +18,7 @@ from ktriage.bisect.command import CommandRunner, open_runner
 from ktriage.bisect.types import RunResult
 from ktriage.history.repository import Repository
 from ktriage.jobs.cluster import ClusterExecutor, cluster
+from ktriage.jobs.under_way import doing
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,8 @@ class RemoteCommand:
                     runner = open_runner(stack, Repository(Path(self.repo)), self.call, Path(self.output), 2)
                     _open[self.output] = runner, stack.pop_all()
             runner, _ = _open[self.output]
-        return runner(commit, patches, attempt)
+        with doing("command", attempt):
+            return runner(commit, patches, attempt)
 
 
 # By the bisection's folder: what this process has open for it.
