@@ -83,6 +83,14 @@ def _layout(btf: bytes) -> Layout | None:
         once, each = EXTRA.get(kind, (0, 0))
         at += 12 + once + each * count
     found[INLINE] = int(kinds[found.pop(f"{INLINE}.type", 0)] == ARRAY)
+    return whole(found)
+
+
+def whole(found: Layout) -> Layout | None:
+    """Return a layout from the offsets and sizes that were found of ``NEEDED`` and ``MODULES``.
+
+    None where something of ``NEEDED`` is not among them.
+    """
     complete = all(f"{name}.{member}" in found for name, members in NEEDED.items() for member in members)
     return found | _of_modules(found) if complete else None
 

@@ -129,6 +129,6 @@ def set_up(spec: Spec, kernel: Kernel, *, restore: bool = True, progress: Progre
     )
     if spec.refs is None:
         return Bench(spec, kernel, guest)
-    recording = Recording(spec.refs.wanted(), guest)
+    recording = Recording(spec.refs.wanted(), guest, kernel.vmlinux)
     recording.tell(progress)
     return Bench(spec, kernel, guest, recording)

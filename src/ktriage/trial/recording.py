@@ -21,6 +21,7 @@ from ktriage.refs.record_events import PLACED, Wanted, Write, events, heading, p
 from ktriage.refs.record_layout import LIST, NAMES, Layout, Walk, plain, read_layout
 from ktriage.refs.record_stream import Sent, read_sent, symbols_of, trace_text
 from ktriage.refs.record_symbols import read_kallsyms
+from ktriage.trial.layout import dwarf_layout
 from ktriage.trial.outcome import Refs
 
 CONFIG = "ktriage/trace"
@@ -72,10 +73,14 @@ def _line(step: Write) -> str:
 
 @dataclass(frozen=True)
 class Recording:
-    """What is recorded in each run of one guest."""
+    """What is recorded in each run of one guest.
+
+    ``vmlinux`` has the debug information of the guest's kernel, if any: it stands in for BTF.
+    """
 
     what: Wanted
     guest: Guest
+    vmlinux: Path | None = None
 
     @cached_property
     def place(self) -> Path | None:
@@ -110,13 +115,14 @@ class Recording:
         """Return what the guest needs to record."""
         clock = "local" if self.guest.hardware.cpus == 1 else "global"
         if self.place is None:
-            return self._steps(_text(TELL) + configuration(self.what, clock=clock, layout=None))
+            layout = self._offsets(Sent())
+            return self._steps(_text(TELL) + configuration(self.what, clock=clock, layout=layout))
         return self._steps(configuration(self.what, clock=clock, layout=self._layout(Sent())))
 
     async def autopsy(self, vm: Vm, trace: bytes) -> bytes:
         """Return what a guest that came to no end had recorded and not sent, out of its memory.
 
-        It is nothing where the guest has no BTF, or its memory can't be read.
+        It is nothing where neither BTF nor DWARF says where that is, or its memory can't be read.
         """
         sent = read_sent(trace)
         layout = self._layout(sent)
@@ -161,14 +167,26 @@ class Recording:
     def _layout(self, sent: Sent) -> Layout | None:
         if self.place is not None:
             return plain(json.loads((self.place / LAYOUT).read_text()))
-        return _layout_of(sent)
+        return self._layout_of(sent)
+
+    def _layout_of(self, sent: Sent) -> Layout | None:
+        """Return a layout with the addresses that this guest told."""
+        layout = self._offsets(sent)
+        values, _ = read_kallsyms(sent.files.get(KALLSYMS, b""))
+        known = layout is not None and LIST in values and NAMES in values
+        return layout | {name: values[name] for name in (LIST, NAMES)} if layout and known else None
+
+    def _offsets(self, sent: Sent) -> Layout | None:
+        """Return a layout without addresses."""
+        layout = read_layout(sent.files.get(BTF, b""))
+        return layout or (dwarf_layout(self.vmlinux) if self.vmlinux else None)
 
     def _keep(self, sent: Sent) -> None:
         assert self.place is not None
         draft = Path(tempfile.mkdtemp(dir=self.place.parent, prefix=".told-"))
         try:
             (draft / KALLSYMS).write_bytes(sent.files[KALLSYMS])
-            (draft / LAYOUT).write_text(json.dumps(_layout_of(sent)))
+            (draft / LAYOUT).write_text(json.dumps(self._layout_of(sent)))
             draft.rename(self.place)
         except OSError as error:
             shutil.rmtree(draft, ignore_errors=True)
@@ -197,13 +215,6 @@ def complaints(account: Account) -> list[str]:
         for done, missing, found in sides
         for one in found
     ]
-
-
-def _layout_of(sent: Sent) -> Layout | None:
-    values, _ = read_kallsyms(sent.files.get(KALLSYMS, b""))
-    layout = read_layout(sent.files.get(BTF, b""))
-    known = layout is not None and LIST in values and NAMES in values
-    return layout | {name: values[name] for name in (LIST, NAMES)} if layout and known else None
 
 
 def _modules(files: dict[str, bytes | Path]) -> Iterator[tuple[str, bytes]]:
