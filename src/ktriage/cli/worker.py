@@ -107,8 +107,8 @@ async def _start(distributed: Any, args: argparse.Namespace, secured: Any) -> An
 
 
 async def _let_finish(
-    distributed: Any,
-    worker: Any,
+    distributed: Any,  # noqa: ANN401
+    worker: Any,  # noqa: ANN401
     gone: asyncio.Future[Any],
     asked: list[float],
     grace: float,
