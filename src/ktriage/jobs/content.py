@@ -270,6 +270,46 @@ def put_all(blob: Blob) -> None:
     send(blob, lambda offset, piece: put(blob, transfer, offset, piece))
 
 
+def offer(path: Path) -> Blob:
+    """Make a file or a folder ready to be fetched from this machine, piece by piece; return its blob.
+
+    It is kept as it is now until ``withdraw``, or for a day. Raises OSError where there is no room.
+    """
+    root = cache_root() / ROOM
+    root.mkdir(parents=True, exist_ok=True)
+    _sweep(root)
+    draft = root / f"{uuid.uuid4().hex}.draft"
+    total, size = hashlib.sha256(), 0
+    with draft.open("wb") as file:
+
+        def take(data: bytes) -> None:
+            nonlocal size
+            total.update(data)
+            size += len(data)
+            file.write(data)
+
+        _read(path, take)
+    blob = Blob(total.hexdigest(), size, "folder" if path.is_dir() else "file")
+    draft.replace(_entry(blob).with_suffix(".offer"))
+    return blob
+
+
+def offered(blob: Blob, offset: int) -> bytes:
+    """Return the piece at ``offset`` of a blob that was offered, as ``put`` takes it. Raises MissingError."""
+    try:
+        with _entry(blob).with_suffix(".offer").open("rb") as file:
+            file.seek(offset)
+            data = file.read(PIECE)
+    except FileNotFoundError:
+        raise MissingError((blob,)) from None
+    return zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compress(data)
+
+
+def withdraw(blob: Blob) -> None:
+    """Let go of what was offered."""
+    _entry(blob).with_suffix(".offer").unlink(missing_ok=True)
+
+
 def path_of(blob: Blob) -> Path:
     """Return the file of a blob. It may go unless it is held by ``using``. Raises MissingError."""
     place = _place(blob)
@@ -364,7 +404,7 @@ def _remove(entry: Path) -> None:
 
 def _sweep(root: Path) -> None:
     """Remove what transfers left that were given up."""
-    for left in (*root.glob("*.draft"), *root.glob("*.made")):
+    for left in [*root.glob("*.draft"), *root.glob("*.made"), *root.glob("*.offer")]:
         with suppress(FileNotFoundError):
             if time.time() - left.stat().st_mtime > STALE_SECONDS:
                 if left.is_dir():

@@ -42,10 +42,13 @@ def kernel_of(spec: Spec, *, debuginfo: bool = False, progress: Progress = lambd
     )
 
 
-def stop_all() -> None:
-    """End all VMs and builds of this process; what waits for them ends as a failure of the machinery."""
-    kill_all()
-    stop_makes()
+def stop_all(thread: int | None = None) -> None:
+    """End all VMs and builds of this process; what waits for them ends as a failure of the machinery.
+
+    With ``thread``, as ``threading.get_ident`` gives it, only those that this one runs.
+    """
+    kill_all(thread)
+    stop_makes(thread)
 
 
 class Build(Protocol):

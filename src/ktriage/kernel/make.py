@@ -38,17 +38,25 @@ FIXED = {
 }
 
 
-_running: set[subprocess.Popen[bytes]] = set()
+_running: dict[subprocess.Popen[bytes], int] = {}
+"""Each make that runs, and the thread that waits for it."""
+_ended: set[subprocess.Popen[bytes]] = set()
 _lock = threading.Lock()
 _stops = 0
 
 
-def stop_makes() -> None:
-    """End every make of this process, and those that wait for their turn; they raise MachineryError."""
+def stop_makes(thread: int | None = None) -> None:
+    """End every make of this process, and those that wait for their turn; they raise MachineryError.
+
+    With ``thread``, as ``threading.get_ident`` gives it, only what that one runs just now.
+    """
     global _stops  # noqa: PLW0603 (a count of calls, under the lock)
     with _lock:
-        _stops += 1
-        for process in _running:
+        _stops += thread is None
+        for process, its in _running.items():
+            if thread not in (None, its):
+                continue
+            _ended.add(process)
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
 
@@ -83,8 +91,10 @@ def run_make(
             if process.poll() is None:
                 _end(process)
             with _lock:
-                _running.discard(process)
-    if since != stops():
+                del _running[process]
+                ended = process in _ended
+                _ended.discard(process)
+    if ended or since != stops():
         raise MachineryError("the build was stopped", log=str(log))
     text = log.read_text(errors="replace")
     if code is None:
@@ -112,7 +122,7 @@ def _start(command: list[str], out: BinaryIO, since: int) -> subprocess.Popen[by
             start_new_session=True,
             env={**os.environ, **FIXED},
         )
-        _running.add(process)
+        _running[process] = threading.get_ident()
         return process
 
 

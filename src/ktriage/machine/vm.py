@@ -80,15 +80,20 @@ def qemu_binary() -> str:
     return path
 
 
-_running: set[subprocess.Popen[bytes]] = set()
+_running: dict[subprocess.Popen[bytes], int] = {}
+"""Each QEMU that runs, and the thread that runs it."""
 _running_lock = threading.Lock()
 
 
-def kill_all() -> None:
-    """Kill every QEMU of this process; their runs end as infrastructure failures."""
+def kill_all(thread: int | None = None) -> None:
+    """Kill every QEMU of this process; their runs end as infrastructure failures.
+
+    With ``thread``, as ``threading.get_ident`` gives it, only those of that one.
+    """
     with _running_lock:
-        for process in _running:
-            process.kill()
+        for process, its in _running.items():
+            if thread in (None, its):
+                process.kill()
 
 
 def _spawn(command: list[str], fds: tuple[int, ...], log: Path) -> subprocess.Popen[bytes]:
@@ -113,7 +118,7 @@ def _spawn(command: list[str], fds: tuple[int, ...], log: Path) -> subprocess.Po
             start_new_session=True,
         )
     with _running_lock:
-        _running.add(process)
+        _running[process] = threading.get_ident()
     return process
 
 
@@ -348,7 +353,7 @@ async def _end(
     process.kill()
     process.wait()
     with _running_lock:
-        _running.discard(process)
+        _running.pop(process, None)
     # What QEMU wrote before it was killed is still in the sockets: let the pumps reach their end.
     pumps = [task for task in tasks if task.get_name() == PUMP]
     if pumps:

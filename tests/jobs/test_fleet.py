@@ -1,0 +1,126 @@
+"""Workers that share nothing with their driver, and that die or stop in the middle."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import fleet as helpers
+import pytest
+
+from ktriage.errors import MachineryError, UserError
+from ktriage.jobs import content
+from ktriage.jobs.cluster import connected
+from ktriage.jobs.content import Blob
+from ktriage.jobs.crew import Crew, crew_of
+
+pytest.importorskip("distributed")
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[helpers.Fleet]:
+    """Return a cluster without workers; what the driver keeps is in a folder of its own."""
+    monkeypatch.setenv("KTRIAGE_CACHE", str(tmp_path / "driver"))
+    made = helpers.Fleet(tmp_path / "fleet")
+    yield made
+    made.close()
+
+
+def size_of(blob: Blob) -> int:
+    """Return the size of a file that was sent; runs on a worker."""
+    with content.using(blob) as (path,):
+        return path.stat().st_size
+
+
+def offer(blob: Blob) -> Blob:
+    """Make a folder of a file that was sent, and offer it; runs on a worker."""
+    with content.using(blob) as (path,):
+        folder = path.parent.parent.parent / "made"
+        folder.mkdir(exist_ok=True)
+        (folder / "copy").write_bytes(path.read_bytes())
+    return content.offer(folder)
+
+
+def fail(how: str) -> None:
+    if how == "user":
+        raise UserError("put right by a person")
+    raise ZeroDivisionError("not ours")
+
+
+def test_blobs_reach_workers_once_and_come_back(fleet: helpers.Fleet, tmp_path: Path) -> None:
+    fleet.worker("one", 2)
+    fleet.worker("two", 2)
+    fleet.wait(2)
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(3 * content.PIECE + 5))
+    blob = content.register(path)
+    with connected(fleet.address) as client:
+        crew = crew_of(client, fleet.address)
+        assert crew.room == 4
+        with ThreadPoolExecutor(8) as pool:
+            calls = [pool.submit(crew.call, size_of, blob, seconds=30, needs=[blob]) for _ in range(16)]
+            assert {call.result() for call in calls} == {blob.size}
+        assert sorted(crew.sent.values()) == [1, 1]
+        # One that was not said to be needed, and one that was taken away behind the driver's back.
+        for name in ("one", "two"):
+            assert (fleet.cache(name) / "content" / blob.sha256 / "data").is_file()
+            (fleet.cache(name) / "content" / blob.sha256 / "data").unlink()
+            (fleet.cache(name) / "content" / blob.sha256 / "bytes").unlink()
+            (fleet.cache(name) / "content" / blob.sha256).rmdir()
+        assert crew.call(size_of, blob, seconds=30) == blob.size
+        back = crew.call_then(offer, blob, seconds=30, then=fetched)
+        assert (content.unpacked(back) / "copy").read_bytes() == path.read_bytes()
+        assert not [*fleet.place.glob("*/cache/content/*.offer")]
+        with pytest.raises(UserError, match="put right"):
+            crew.call(fail, "user", seconds=30)
+        with pytest.raises(MachineryError, match="ZeroDivisionError: not ours"):
+            crew.call(fail, "other", seconds=30)
+        crew.close()
+
+
+def fetched(blob: Blob, fetch: object) -> Blob:
+    fetch(blob)  # type: ignore[operator]
+    return blob
+
+
+def test_calls_of_workers_that_die_or_stop_are_made_again(fleet: helpers.Fleet, tmp_path: Path) -> None:
+    workers = {str(fleet.cache(name)): fleet.worker(name) for name in ("one", "two", "three")}
+    fleet.wait(3)
+    note = tmp_path / "note"
+    with connected(fleet.address) as client:
+        crew = Crew(client, quiet=5)
+        with ThreadPoolExecutor(3) as pool:
+            calls = [pool.submit(crew.call, helpers.wait_there, str(note), 3, seconds=60) for _ in range(3)]
+            wait_for(lambda: note.exists() and len(note.read_text().splitlines()) == 3)
+            killed, stopped, well = workers
+            workers[killed].kill()
+            workers[stopped].send_signal(signal.SIGSTOP)
+            assert [call.result(60) for call in calls] == [well] * 3
+        assert crew.room == 2
+        workers[stopped].send_signal(signal.SIGCONT)
+        # One that takes too long is given to another, which here takes as long.
+        slow = threading.Thread(target=stop_soon, args=(crew, note))
+        slow.start()
+        with pytest.raises(MachineryError, match="stopped"):
+            crew.call(helpers.wait_there, str(note), 50, seconds=2)
+        slow.join()
+        assert set(note.read_text().splitlines()[-2:]) == {stopped, well}
+        crew.close()
+
+
+def stop_soon(crew: Crew, note: Path) -> None:
+    """End all calls once two more than the first five have begun."""
+    wait_for(lambda: len(note.read_text().splitlines()) >= 7)
+    crew.stop()
+
+
+def wait_for(there: object, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not there():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
