@@ -19,7 +19,7 @@ FRAGMENT = Path(__file__).parents[1] / "fixtures/refs/kernel.config"
 @pytest.fixture(scope="module")
 def own() -> Kernel:
     """Return a small kernel with kprobes everywhere and ref_tracker; building it takes minutes, once."""
-    config = Config("tinyconfig", (GUEST, FRAGMENT.read_text()))
+    config = Config("small", (GUEST, FRAGMENT.read_text()))
     build = build_tree(packaged_source("linux-source-6.1"), config)
     assert build.kernel, build.error
     return build.kernel

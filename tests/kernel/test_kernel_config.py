@@ -9,7 +9,17 @@ import pytest
 from ktriage.cache import cache_root
 from ktriage.errors import UserError
 from ktriage.kernel.checkers import checkers_for
-from ktriage.kernel.config import GUEST, NEEDED, PLAIN, RECORDING, SMALL, Config, configure, parse_config
+from ktriage.kernel.config import (
+    GUEST,
+    NEEDED,
+    PLAIN,
+    READABLE,
+    RECORDING,
+    SMALL,
+    Config,
+    configure,
+    parse_config,
+)
 from ktriage.kernel.kconfig import evaluate, read_kconfig, split_and, why_dropped
 from ktriage.kernel.tree import packaged_source
 
@@ -122,7 +132,7 @@ def tree() -> Path:
 
 def test_what_is_asked_for_is_there(tree: Path, tmp_path: Path) -> None:
     asked = GUEST + "CONFIG_SLUB=y\nCONFIG_DEBUG_KERNEL=y\nCONFIG_KASAN=y\n# CONFIG_WIRELESS is not set\n"
-    values = configure(tree, tmp_path / "out", Config("tinyconfig", (asked, "CONFIG_NR_CPUS=4\n")))
+    values = configure(tree, tmp_path / "out", Config("small", (asked, "CONFIG_NR_CPUS=4\n")))
     assert parse_config((tmp_path / "out/.config").read_text()) == values
     assert values["KASAN_GENERIC"] == "y"
     assert values["NR_CPUS"] == "4"
@@ -154,8 +164,9 @@ TOGETHER = (
 KCSAN = ("KCSAN: data-race in f / g",)
 
 
-def test_what_was_there_does_not_count(tree: Path, tmp_path: Path) -> None:
-    config = Config("tinyconfig", ("CONFIG_TLS=y\n",), needs=(NEEDED,), wishes=(SMALL,))
+@pytest.mark.parametrize("base", ["small", "tinyconfig"])
+def test_what_was_there_does_not_count(tree: Path, tmp_path: Path, base: str) -> None:
+    config = Config(base, ("CONFIG_TLS=y\n",), needs=(NEEDED,), wishes=(SMALL, READABLE))
     first = configure(tree, tmp_path / "out", config)
     text = (tmp_path / "out/.config").read_text()
     assert (first["SLUB"], first["UNWINDER_ORC"]) == ("y", "y")
@@ -164,16 +175,25 @@ def test_what_was_there_does_not_count(tree: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out/.config").read_text() == text
 
 
+def test_tinyconfig_is_the_trees_own(tree: Path, tmp_path: Path) -> None:
+    checked = checkers_for(("KASAN: use-after-free Read in f",))
+    config = Config("tinyconfig", ("CONFIG_TIMERFD=y\n",), needs=(NEEDED, checked), wishes=(SMALL,))
+    values = configure(tree, tmp_path / "out", config)
+    # It has none of the defaults, and what it chooses gives way to what is asked for.
+    assert (values["TIMERFD"], values["SIGNALFD"], values["KASAN"], values["SLUB"]) == ("y", "n", "y", "y")
+    slob = Config("tinyconfig", ("CONFIG_SLOB=y\n",), needs=(NEEDED, checked), wishes=(SMALL,))
+    with pytest.raises(UserError, match="SLUB=y became n: it is one of a choice, and SLOB is taken; KASAN=y"):
+        configure(tree, tmp_path / "out", slob)
+
+
 @pytest.mark.parametrize("needs", [checkers_for(TOGETHER), checkers_for(KCSAN), RECORDING])
 def test_what_crashes_and_recordings_need_can_be_had(tree: Path, tmp_path: Path, needs: str) -> None:
-    values = configure(
-        tree, tmp_path / "out", Config("tinyconfig", (), needs=(NEEDED, needs), wishes=(SMALL,))
-    )
+    values = configure(tree, tmp_path / "out", Config("small", (), needs=(NEEDED, needs), wishes=(SMALL,)))
     assert {name: values.get(name) for name in parse_config(needs)} == parse_config(needs)
 
 
 def test_the_same_is_asked_for_and_the_same_comes_out(tree: Path, tmp_path: Path) -> None:
-    config = Config("tinyconfig", (), needs=(NEEDED,), wishes=(SMALL,))
+    config = Config("small", (), needs=(NEEDED,), wishes=(SMALL,))
     values = configure(tree, tmp_path / "out", config)
     before = (tmp_path / "out/.config").stat()
     assert configure(tree, tmp_path / "out", config) == values
@@ -192,7 +212,7 @@ def test_a_configuration_of_ones_own_keeps_what_it_has(tree: Path, tmp_path: Pat
 
 def test_what_is_asked_for_wins_over_what_is_needed(tree: Path, tmp_path: Path) -> None:
     asked = ("CONFIG_NONESUCH=y\n# CONFIG_KEXEC is not set\n",)
-    config = Config("tinyconfig", asked, needs=(NEEDED, "CONFIG_OF_ANOTHER_AGE=y\n"), wishes=(SMALL,))
+    config = Config("small", asked, needs=(NEEDED, "CONFIG_OF_ANOTHER_AGE=y\n"), wishes=(SMALL,))
     with pytest.raises(UserError, match="NONESUCH=y became n: this tree has no such symbol") as caught:
         configure(tree, tmp_path / "out", config)
     assert len(caught.value.data["dropped"]) == 1

@@ -16,8 +16,10 @@ from ktriage.errors import KtriageError, UserError
 from ktriage.history.repository import Repository
 from ktriage.jobs.lab import Build, Lab
 from ktriage.kernel import (
+    DEFAULT_BASE,
     NEEDED,
     PLAIN,
+    READABLE,
     RECORDING,
     SMALL,
     Built,
@@ -41,7 +43,7 @@ from ktriage.words import OutcomeKind
 
 Progress = Callable[[str], None]
 
-TINY = ("tinyconfig", "allnoconfig")
+SMALL_BASES = (DEFAULT_BASE, "tinyconfig", "allnoconfig")
 DWARF = """\
 CONFIG_DEBUG_KERNEL=y
 CONFIG_DEBUG_INFO=y
@@ -291,12 +293,14 @@ def recipe_of(spec: Spec) -> Recipe:
     """
     table = spec.kernel
     base: str | Path = table.config
-    if not re.fullmatch(r"\w+config", table.config):
+    if base != DEFAULT_BASE and not re.fullmatch(r"\w+config", table.config):
         base = spec.path(table.config)
         _configuration("config", base)
     asked = tuple(_configuration("fragments", spec.path(name)) for name in table.fragments)
     needs = [NEEDED, checkers_for(spec.hunted.titles)]
-    wishes = [SMALL if base in TINY else PLAIN]
+    wishes = [SMALL if base in SMALL_BASES else PLAIN]
+    if base in SMALL_BASES and base != DEFAULT_BASE:
+        wishes.append(READABLE)
     if table.debuginfo is not None:
         (needs if table.debuginfo else wishes).append(DWARF if table.debuginfo else NO_DWARF)
     options = "".join(f"{option}\n" for option in table.options)

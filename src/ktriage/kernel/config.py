@@ -111,8 +111,16 @@ takes pahole and half a minute."""
 
 GUEST = NEEDED + SMALL
 
+READABLE = """\
+CONFIG_SLUB=y
+CONFIG_UNWINDER_ORC=y
+"""
+"""What the smallest configurations leave out and reports and dumps want: stacks that are not guessed, slabs
+that know their objects."""
+
+DEFAULT_BASE = "small"
 TINY = ("kernel/configs/tiny.config", f"arch/{SOURCE_ARCH}/configs/tiny.config")
-"""What the base ``tinyconfig`` is made of, besides the defaults."""
+"""What the base ``small`` is made of, besides the defaults."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +128,12 @@ class Config:
     """What to configure: a base and fragments on top, each winning over those before it.
 
     ``base`` is a target of the tree's makefile whose name ends in ``config`` (``defconfig``), or the path of
-    a file; ``tinyconfig`` stands for the defaults with the tree's tiny.config. Fragments are texts in the
+    a file; ``small`` stands for the defaults with the tree's tiny.config. Fragments are texts in the
     format of .config. Below them stand ``wishes``, which need not come out, and ``needs``, which must where
     the tree has such symbols.
     """
 
-    base: str | Path = "tinyconfig"
+    base: str | Path = DEFAULT_BASE
     fragments: tuple[str, ...] = (GUEST,)
     needs: tuple[str, ...] = ()
     wishes: tuple[str, ...] = ()
@@ -196,16 +204,16 @@ def configure(
     draft = out / ".config.draft"
     if isinstance(config.base, Path):
         draft.write_bytes(_read(config.base))
-    elif config.base == "tinyconfig":
-        # Not the target of that name: it reads the .config that is there (scripts/kconfig/Makefile, v6.1),
-        # and takes away what reports need: the ORC unwinder, SLUB.
+    elif config.base == DEFAULT_BASE:
+        # With the defaults, for tinyconfig has none of them: programs miss what they have everywhere.
         draft.write_text("".join(_text(tree / name) for name in TINY))
         _call([*make, f"KCONFIG_CONFIG={draft}", "olddefconfig"])
     elif re.fullmatch(r"\w+config", config.base):
         with _set_aside(target):
-            _call([*make, f"KCONFIG_CONFIG={draft}", config.base])
+            _call([*make, f"KCONFIG_CONFIG={target}", config.base])
+            target.replace(draft)
     else:
-        raise UserError(f"no base of a configuration: {config.base}", hint="tinyconfig, defconfig, or a file")
+        raise UserError(f"no base of a configuration: {config.base}", hint="small, defconfig, or a file")
     # Of the members of a choice the last one that is set wins, so the fragments come last.
     base = {name: value for name, value in _base(draft, config.base).items() if name not in wanted}
     draft.write_text("".join(f"CONFIG_{name}={value}\n" for name, value in {**base, **wanted}.items()))
@@ -237,7 +245,8 @@ def _set_aside(path: Path) -> Iterator[None]:
     """Move a file away for as long as the block takes, and back with the time that it had.
 
     The kernel's tinyconfig merges its fragment into ``.config``, whatever KCONFIG_CONFIG says
-    (scripts/kconfig/Makefile, "%.config"): with the last result there, the next one would be another.
+    (scripts/kconfig/Makefile, "%.config"), so a target has to make its result there, and from nothing: with
+    the last one there, the next would be another.
     """
     aside = path.with_name(path.name + ".aside")
     if path.exists():
@@ -246,6 +255,7 @@ def _set_aside(path: Path) -> Iterator[None]:
         yield
     finally:
         path.unlink(missing_ok=True)
+        path.with_name(path.name + ".old").unlink(missing_ok=True)
         if aside.exists():
             aside.replace(path)
 

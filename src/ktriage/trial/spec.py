@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from ktriage.errors import UserError
+from ktriage.kernel import DEFAULT_BASE
 from ktriage.refs.record_events import Wanted, wanted
 
 SIZES = {"M": 1, "G": 1024}
@@ -100,7 +101,7 @@ class KernelTable(_Table):
     vmlinux: str | None = None
     cmdline: str = ""
     tree: str | None = None
-    config: str = Field(default="tinyconfig", min_length=1)
+    config: str = Field(default=DEFAULT_BASE, min_length=1)
     options: tuple[Option, ...] = Field(default=(), strict=False)
     fragments: tuple[str, ...] = Field(default=(), strict=False)
     debuginfo: bool | None = None
