@@ -100,7 +100,12 @@ def _adapter() -> TypeAdapter[Record]:
 
 
 def read_log(path: Path) -> Log:
-    """Return the whole log.
+    """Return the whole log; raises ``UserError`` as ``parse_log``."""
+    return parse_log(path.read_bytes(), str(path))
+
+
+def parse_log(data: bytes, name: str) -> Log:
+    """Return the log that ``data`` holds; ``name`` is what errors call it.
 
     Raises ``UserError``, with the line's number, where a line is not a record of such a log, and where the
     log has no beginning. A last line that was cut short by a kill is not an error.
@@ -109,7 +114,6 @@ def read_log(path: Path) -> Log:
 
     adapter = _adapter()
     records: list[Record] = []
-    data = path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
     for number, line in enumerate(whole.splitlines(), 1):
         try:
@@ -118,12 +122,12 @@ def read_log(path: Path) -> Log:
             first = error.errors()[0]
             what = ": ".join([".".join(map(str, first["loc"])), first["msg"]]).removeprefix(": ")
             raise UserError(
-                f"{path}:{number}: not a line of a bisection log: {what}",
+                f"{name}:{number}: not a line of a bisection log: {what}",
                 line=number,
             ) from None
         except RecursionError:
-            raise UserError(f"{path}:{number}: not a line of a bisection log", line=number) from None
+            raise UserError(f"{name}:{number}: not a line of a bisection log", line=number) from None
     if not records or not isinstance(records[0], Start):
         hint = None if data else "the bisection had not begun: run it again"
-        raise UserError(f"{path}: not a bisection log: it does not begin with a start record", hint=hint)
+        raise UserError(f"{name}: not a bisection log: it does not begin with a start record", hint=hint)
     return Log(start=records[0], records=tuple(records))
