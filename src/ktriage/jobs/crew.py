@@ -47,13 +47,15 @@ class _LostError(Exception):
 @dataclass(slots=True)
 class _Worker:
     """What is known of a worker: ``seen`` is the scheduler's word, ``heard`` when that changed last, by our
-    clock; ``has`` the blobs that it is known to have.
+    clock; ``takes`` is false for one that ends its calls and will go, ``has`` the blobs that it is known to
+    have.
     """  # noqa: D205 (one sentence)
 
     vms: int
     seen: float
     heard: float
     busy: int = 0
+    takes: bool = True
     has: set[str] = field(default_factory=set)
 
 
@@ -178,9 +180,11 @@ class Crew:
             self._unlike = {a: why for a, one in info.items() if (why := unlike(one.get("ktriage")))}
             for address, one in info.items():
                 vms = int(one["resources"].get("vm", 0))
-                if not vms or address in self._unlike or one.get("status") not in (None, "running"):
+                takes = one.get("status") in (None, "running")
+                if not vms or address in self._unlike or not (takes or address in self._workers):
                     continue
                 worker = self._workers.setdefault(address, _Worker(vms, 0.0, now))
+                worker.takes = takes
                 if worker.seen != one["last_seen"]:
                     worker.seen, worker.heard = one["last_seen"], now
             for address in self._workers.keys() - info.keys():
@@ -202,7 +206,7 @@ class Crew:
         with self._changed:
             while True:
                 self._check_stopped(since)
-                well = [address for address in self._workers if not self._state(address)]
+                well = [a for a, worker in self._workers.items() if worker.takes and not self._state(a)]
                 others = [address for address in well if address not in lost]
                 if not others and time.monotonic() > alone:
                     if not well:
