@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +13,7 @@ from ktriage.bisect.types import RunResult
 from ktriage.cache import digest
 from ktriage.errors import KtriageError, UserError
 from ktriage.history.repository import Repository
+from ktriage.jobs.benches import Benches, Task
 from ktriage.jobs.lab import Build, Lab
 from ktriage.kernel import (
     DEFAULT_BASE,
@@ -33,11 +33,9 @@ from ktriage.kernel import (
     checkers_for,
 )
 from ktriage.kernel.config import Dropped, parse_config
-from ktriage.machine import BootFailedError, Plan, not_up, run
 from ktriage.symbols.symbolize import symbolize_crash
 from ktriage.trial import Bench, Outcome, Spec, set_up
 from ktriage.trial.boot import Image, images_to_try, remember
-from ktriage.trial.judge import judge
 from ktriage.trial.spec import PatchTable, RangedTable
 from ktriage.words import OutcomeKind
 
@@ -56,19 +54,7 @@ CMDLINE = "pci=noacpi"
 """On emulated processors ACPI takes long to say how the interrupts of PCI are wired, with checkers built in
 half a minute; the wiring is known without it."""
 
-BOOT_SECONDS = 2.5
-"""After so many seconds of booting one kernel, it is booted once more, saved, and restored from then on."""
-
 SEVERAL_ERRORS = 3
-
-
-@dataclass(slots=True)
-class _Booting:
-    """What booting one kernel has taken so far, and the bench with its saved guest once there is one."""
-
-    seconds: float = 0.0
-    saved: Bench | None = None
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class TreeLab(Lab):
@@ -91,9 +77,7 @@ class TreeLab(Lab):
         self.checkout = Checkout(self.repository) if self.repository else None
         self.patches = tuple((table, _patch(spec, table)) for table in spec.kernel.patch)
         self._ranges = self._resolved([*spec.kernel.compiler, *spec.kernel.patch])
-        self._accel = ""
-        self._kernels: dict[str, _Booting] = {}
-        self._lock = threading.Lock()
+        self.benches = Benches(restore=restore)
 
     @property
     def spec(self) -> Spec:
@@ -103,7 +87,7 @@ class TreeLab(Lab):
     @property
     def accel(self) -> str:
         """What guests run on; empty before the first."""
-        return self._accel
+        return self.benches.accel
 
     def _resolved(self, tables: list[RangedTable]) -> dict[str, str]:
         """Return the commits that the ranges' revisions name; raises UserError where one is unknown."""
@@ -192,24 +176,18 @@ class TreeLab(Lab):
         self, name: str, commit: str | None, patches: tuple[str, ...] = (), vmcore: str | None = None
     ) -> tuple[Outcome, Built]:
         """Build where needed, run once; a kernel that does not come up as one image is tried as the other."""
-        return self._either(name, commit, patches, lambda bench, place: bench.trial(place, vmcore=vmcore))
+        return self._either(name, commit, patches, Task(vmcore))
 
     def boots(self, commit: str | None) -> Outcome:
         """Build and boot a revision, without running anything; what failed is kept below ``directory``."""
         name = f"boot-{(commit or 'tree')[:12]}"
-        outcome, _ = self._either(name, commit, (), self._only_boot)
+        outcome, _ = self._either(name, commit, (), Task(only_boot=True))
         if outcome.kind not in (OutcomeKind.BUILD_FAILED, OutcomeKind.BOOT_FAILED):
             shutil.rmtree(self.directory / name)
         return outcome
 
-    def _only_boot(self, bench: Bench, place: Path) -> Outcome:
-        left = run(bench.guest, Plan(()), place, timeout=self.spec.guest.boot_timeout)
-        outcome = replace(judge(self.spec, left), directory=str(place))
-        outcome.save(place)
-        return outcome
-
     def _either(
-        self, name: str, commit: str | None, patches: tuple[str, ...], go: Callable[[Bench, Path], Outcome]
+        self, name: str, commit: str | None, patches: tuple[str, ...], task: Task
     ) -> tuple[Outcome, Built]:
         kind = self._kind(commit)
         for image in images_to_try(kind):
@@ -217,57 +195,38 @@ class TreeLab(Lab):
             built = self._build(commit, patches, image)
             if built.kernel is None:
                 return self.not_built(built, place), built
-            outcome = self._go(built, place, go)
+            outcome = self._go(built, place, task)
             if outcome.kind is not OutcomeKind.BOOT_FAILED:
                 if outcome.kind is not OutcomeKind.INFRA:
                     remember(kind, image)
                 break
         return outcome, built
 
-    def _go(self, built: Built, place: Path, go: Callable[[Bench, Path], Outcome]) -> Outcome:
-        try:
-            bench = self._bench(built)
-            outcome = go(bench, place)
-            if bench.guest.state is None:
-                self._booting(built).seconds += outcome.seconds.get("start", 0.0)
-        except BootFailedError as error:
-            (place / "console.log").write_bytes(error.console)
-            outcome = replace(judge(self.spec, not_up(error)), directory=str(place))
+    def _go(self, built: Built, place: Path, task: Task) -> Outcome:
+        outcome = self.carry_out(built, place, task)
         outcome = replace(self._symbolized(outcome, built), built=_used(built))
         outcome.save(place)
         return outcome
+
+    def carry_out(self, built: Built, place: Path, task: Task) -> Outcome:
+        """Do a task on a kernel that was built and keep what it leaves in ``place``."""
+        assert built.kernel
+        return self.benches.carry_out(task, self.booted_spec, built.kernel, kernel_key(built), place)
 
     def prepared(self, build: Build | None) -> tuple[Bench, Path | None]:
         """Return a bench that restores the kernel of a build."""
         if not isinstance(build, Built) or build.kernel is None:
             raise UserError("there is no kernel to boot: it does not build")
-        return self._set_up(build.kernel, restore=self.restore), None
+        return set_up(self.booted_spec, build.kernel, restore=self.restore), None
 
-    def _booting(self, built: Built) -> _Booting:
-        with self._lock:
-            # Revisions with equal kernels share the saved guest of the first.
-            return self._kernels.setdefault(f"{built.signature} {built.used['image']}", _Booting())
-
-    def _bench(self, built: Built) -> Bench:
-        """Return a bench that boots this kernel, or, where that has taken long enough, restores it."""
-        assert built.kernel
-        booting = self._booting(built)
-        with booting.lock:
-            if booting.saved is not None:
-                return booting.saved
-            restore = self.restore and booting.seconds >= BOOT_SECONDS
-            bench = self._set_up(built.kernel, restore=restore)
-            if restore:
-                booting.saved = bench
-            self._accel = bench.guest.hardware.accel
-            return bench
-
-    def _set_up(self, kernel: Kernel, *, restore: bool) -> Bench:
+    @property
+    def booted_spec(self) -> Spec:
+        """The reproducer as kernels of one's own are booted with."""
         table = self.spec.kernel
         leaks = any("memory leak" in title for title in self.spec.hunted.titles)
         cmdline = f"{CMDLINE} {'' if leaks else 'kmemleak=off'} {table.cmdline}"
         table = table.model_copy(update={"cmdline": " ".join(cmdline.split())})
-        return set_up(self.spec.model_copy(update={"kernel": table}), kernel, restore=restore)
+        return self.spec.model_copy(update={"kernel": table})
 
     def _symbolized(self, outcome: Outcome, built: Built) -> Outcome:
         crash = outcome.crash
@@ -284,6 +243,11 @@ class TreeLab(Lab):
         """Run the reproducer once at ``commit``; symbols that only some revisions have are no error."""
         self.strict = False
         return Lab.__call__(self, commit, patches, attempt)
+
+
+def kernel_key(built: Built) -> str:
+    """Return a key of kernels that are equal: revisions with the same share the saved guest of the first."""
+    return f"{built.signature} {built.used['image']}"
 
 
 def recipe_of(spec: Spec) -> Recipe:

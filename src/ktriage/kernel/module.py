@@ -6,6 +6,7 @@ patches. Two revisions with the same sources share one build, and a build that f
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -32,9 +33,10 @@ DOCUMENT = re.compile(
 ARGUMENTS = ("CONFIG_DEBUG_INFO_BTF_MODULES=",)
 """For make: BTF needs pahole and a vmlinux, and nothing here reads it."""
 
-ENTRY = "signature kept"
+ENTRY = "by the headers' content"
 """What a cache entry holds; another word makes all of them anew."""
 
+ROOM = "module"
 BUILD_TIMEOUT = 600.0
 
 
@@ -77,6 +79,78 @@ def _version(compiler: str) -> str:
     return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
 
 
+READ_OF_HEADERS = ("include", "arch/x86", "scripts")
+"""Folders of a kernel's headers that hold what modules are built with."""
+
+
+def identity_of(kernel: Kernel) -> str:
+    """Return what tells a kernel's headers from others', wherever they lie: a key of what is in them.
+
+    Of a package its name and version will do. Raises UserError where there are none.
+    """
+    headers = kernel.headers
+    if headers is None or not (headers / "Makefile").is_file():
+        raise UserError(f"no headers to build modules against for {kernel.release}")
+    if kernel.package and kernel.version:
+        return f"{kernel.package} {kernel.version}"
+    tops = [headers / name for name in ("Makefile", ".config", "Module.symvers")]
+    times = tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in tops)
+    return _content(headers, times)
+
+
+@cache
+def _content(headers: Path, times: tuple[int, ...]) -> str:
+    """Return a key of the files that a build reads; ``times`` are those of files that each build writes."""
+    del times
+    total = hashlib.sha256()
+    below = (path for name in READ_OF_HEADERS for path in (headers / name).rglob("*"))
+    for path in sorted([*below, *(headers / name for name in ("Makefile", ".config", "Module.symvers"))]):
+        if path.suffix in (".o", ".cmd", ".a") or not path.is_file():
+            continue
+        total.update(f"{path.relative_to(headers)}\0".encode(errors="surrogateescape"))
+        total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def sources_identity(sources: Sources, kernel: Kernel, name: str, patches: tuple[str, ...] = ()) -> str:
+    """Return a key of all that a build is made of, the compiler apart.
+
+    Raises UserError where the sources or the headers are not there.
+    """
+    files = sorted(f"{blob} {path}" for blob, path in sources.files() if not DOCUMENT.search(path))
+    if not any(line.split(" ", 1)[1] in ("Makefile", "Kbuild") for line in files):
+        raise UserError(f"no Makefile or Kbuild in {sources}", hint="[module] source")
+    return digest(ENTRY, *files, identity_of(kernel), name, *ARGUMENTS, *patches)
+
+
+def module_key(sources: Sources, kernel: Kernel, name: str, patches: tuple[str, ...] = ()) -> str:
+    """Return the key in the cache of a build with this machine's compiler.
+
+    Raises UserError as ``sources_identity``, and where the compiler is not there.
+    """
+    identity = sources_identity(sources, kernel, name, patches)
+    assert kernel.headers is not None
+    return digest(identity, _version(compiler_of(kernel.headers)))
+
+
+def kept_module(key: str, name: str, *, fresh: bool = False) -> ModuleBuild | None:
+    """Return the build of that key where it is in the cache."""
+    folder = cache_root() / ROOM / key
+    if not folder.is_dir():
+        return None
+    result = json.loads((folder / "result.json").read_text())
+    module = folder / f"{name}.ko"
+    return ModuleBuild(
+        folder=folder / "src",
+        log=folder / "build.log",
+        module=module if module.is_file() else None,
+        signature=result["signature"],
+        error=result["error"],
+        seconds=result["seconds"],
+        fresh=fresh,
+    )
+
+
 def build_module(
     sources: Sources,
     *,
@@ -90,15 +164,10 @@ def build_module(
     ``patches`` are texts of patches to the whole tree. Raises UserError where the sources or the headers are
     not there, MachineryError where the machine could not build (no room, killed).
     """
+    key = module_key(sources, kernel, name, patches)
     headers = kernel.headers
-    if headers is None or not (headers / "Makefile").is_file():
-        raise UserError(f"no headers to build modules against for {kernel.release}")
-    compiler = compiler_of(headers)
-    files = sorted(f"{blob} {path}" for blob, path in sources.files() if not DOCUMENT.search(path))
-    if not any(line.split(" ", 1)[1] in ("Makefile", "Kbuild") for line in files):
-        raise UserError(f"no Makefile or Kbuild in {sources}", hint="[module] source")
-    key = digest(ENTRY, *files, str(headers), _version(compiler), name, *ARGUMENTS, *patches)
-    fresh = not (cache_root() / "module" / key).is_dir()
+    assert headers is not None
+    fresh = not (cache_root() / ROOM / key).is_dir()
 
     def make(folder: Path) -> None:
         place = sources.write(folder / "src", whole=bool(patches))
@@ -110,18 +179,10 @@ def build_module(
         result = {"error": error, "seconds": seconds, "signature": signature}
         (folder / "result.json").write_text(json.dumps(result))
 
-    folder = cached("module", key, make)
-    result = json.loads((folder / "result.json").read_text())
-    module = folder / f"{name}.ko"
-    return ModuleBuild(
-        folder=folder / "src",
-        log=folder / "build.log",
-        module=module if module.is_file() else None,
-        signature=result["signature"],
-        error=result["error"],
-        seconds=result["seconds"],
-        fresh=fresh,
-    )
+    cached(ROOM, key, make)
+    build = kept_module(key, name, fresh=fresh)
+    assert build is not None
+    return build
 
 
 def _make(folder: Path, source: Path, headers: Path, name: str, timeout: float) -> tuple[str | None, float]:

@@ -82,3 +82,28 @@ class FolderSources:
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(self.folder / name, place)
         return target
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenSources:
+    """What other sources wrote into the folder ``root``, perhaps on another machine.
+
+    ``listing`` is what they list, and ``folder`` the module's below ``root``.
+    """
+
+    root: Path
+    listing: tuple[tuple[str, str], ...]
+    folder: str = "."
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def files(self) -> list[tuple[str, str]]:
+        """Return the listing."""
+        return list(self.listing)
+
+    def write(self, target: Path, *, whole: bool = False) -> Path:
+        """Copy what was written; the whole tree is there only if it was asked for then."""
+        del whole
+        shutil.copytree(self.root, target, symlinks=True)
+        return (target / self.folder).resolve()
