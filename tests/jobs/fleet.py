@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ktriage.errors import UserError
 from ktriage.jobs.cluster import connected
+from ktriage.jobs.under_way import doing
 
 
 class Fleet:
@@ -82,3 +83,9 @@ def wait_there(file: str, seconds: float) -> str:
         out.write(f"{here()}\n")
     threading.Event().wait(seconds)
     return here()
+
+
+def busy(seconds: float) -> None:
+    """Wait, as a trial that is told of."""
+    with doing("trial", "0001-abc"):
+        time.sleep(seconds)

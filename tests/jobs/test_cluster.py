@@ -214,35 +214,3 @@ def test_a_command_on_a_cluster(dask: Cluster, tmp_path: Path, monkeypatch, buil
         left += [str(path) for path in (tmp_path / "cache").rglob("*.lock")]
         time.sleep(0.1)
     assert not left
-
-
-def test_a_worker_of_ours_and_the_fleet(dask: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
-    from ktriage.cli import main
-
-    command = [
-        sys.executable,
-        "-m",
-        "ktriage",
-        "worker",
-        "--scheduler",
-        dask.address,
-        "--vms",
-        "3",
-        "--name",
-        "one",
-    ]
-    worker = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    dask.processes.append(worker)
-    assert worker.stderr
-    assert "3 guests for" in worker.stderr.readline()
-    wait_for(dask.address, 3)
-    assert main(["fleet", "--json", dask.address]) == 0
-    shown, queue = map(json.loads, capsys.readouterr().out.splitlines())
-    assert (shown["name"], shown["vms"], shown["running"]) == ("one", 3, 0)
-    assert queue == {"kind": "queue", "running": 0, "waiting": 0, "failed": 0}
-    assert main(["fleet", dask.address]) == 0
-    assert "0 running, 0 waiting" in capsys.readouterr().out
-    worker.terminate()
-    assert worker.wait(timeout=30) == 0
-    assert main(["fleet", "nowhere"]) == 2
-    assert main(["worker", "--scheduler", "tcp://127.0.0.1:1", "--vms", "0"]) == 2

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
@@ -134,40 +133,3 @@ def cluster(address: str) -> Iterator[tuple[ClusterExecutor, int]]:
             yield executor, vms
         finally:
             executor.shutdown(wait=False)
-
-
-def fleet(address: str) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Return a cluster's workers and how many calls run, wait and have failed.
-
-    Raises UserError as ``connected``.
-
-    Of a worker: ``name``, ``address``, ``vms`` (guests at once), ``running`` (calls), ``memory`` (bytes
-    in use) and ``quiet`` (seconds since it was heard of).
-    """
-    with connected(address) as client:
-        info = client.scheduler_info(n_workers=-1)["workers"]
-        running = {place: len(calls) for place, calls in client.processing().items()}
-        counts = client.run_on_scheduler(_states)
-    now = time.time()
-    workers = [
-        {
-            "name": worker["name"], "address": place, "vms": int(worker["resources"].get("vm", 0)),
-            "running": running.get(place, 0), "memory": int(worker["metrics"].get("memory", 0)),
-            "quiet": max(0.0, now - worker.get("last_seen", now)),
-        }
-        for place, worker in info.items()
-    ]  # fmt: skip
-    queue = {
-        "running": counts.get("processing", 0),
-        "waiting": sum(counts.get(state, 0) for state in ("waiting", "no-worker", "queued")),
-        "failed": counts.get("erred", 0),
-    }
-    return sorted(workers, key=lambda worker: str(worker["name"])), queue
-
-
-def _states(dask_scheduler: Any) -> dict[str, int]:  # noqa: ANN401 (distributed has no types)
-    """Count the calls by Dask's state of them; runs in the scheduler."""
-    counts: dict[str, int] = {}
-    for task in dask_scheduler.tasks.values():
-        counts[task.state] = counts.get(task.state, 0) + 1
-    return counts

@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeVar
 from ktriage.errors import KtriageError, MachineryError, UserError
 from ktriage.jobs import content
 from ktriage.jobs.content import Blob, MissingError
-from ktriage.jobs.under_way import unlike
+from ktriage.jobs.under_way import differs, unlike
 
 QUIET_SECONDS = 15.0
 """A worker that was not heard of for so long is taken for lost until it is; they speak twice a second."""
@@ -183,6 +183,8 @@ class Crew:
                 takes = one.get("status") in (None, "running")
                 if not vms or address in self._unlike or not (takes or address in self._workers):
                     continue
+                if address not in self._workers and (why := differs(one.get("ktriage"))):
+                    self._progress(f"{address}: {why}")
                 worker = self._workers.setdefault(address, _Worker(vms, 0.0, now))
                 worker.takes = takes
                 if worker.seen != one["last_seen"]:

@@ -64,6 +64,8 @@ def identity() -> dict[str, str]:
     root = Path(ktriage.__file__).parent
     total = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
+        if path.is_relative_to(root / "examples"):  # a wheel has them there, a checkout does not
+            continue
         total.update(f"{path.relative_to(root)}\0".encode())
         total.update(hashlib.sha256(path.read_bytes()).digest())
     python = ".".join(platform.python_version_tuple()[:2])
@@ -71,15 +73,22 @@ def identity() -> dict[str, str]:
 
 
 def unlike(other: dict[str, str] | None) -> str | None:
-    """Say how a worker's identity differs from this process's; None where it doesn't.
+    """Say why calls between this process and one of another identity can't be made; None where they can.
 
     ``other`` is None for a worker that does not say, one that ``dask worker`` started.
     """
     mine = identity()
-    if other is None or other == mine:
+    if other is None:
         return None
     if other.get("version") != mine["version"]:
         return f"ktriage {other.get('version')} there, {mine['version']} here"
-    if other.get("code") != mine["code"]:
-        return f"ktriage {mine['version']} on both sides, of different sources"
-    return f"Python {other.get('python')} there, {mine['python']} here"
+    if other.get("python") != mine["python"]:
+        return f"Python {other.get('python')} there, {mine['python']} here"
+    return None
+
+
+def differs(other: dict[str, str] | None) -> str | None:
+    """Say how an identity differs from this process's, be it that calls can be made still."""
+    if other is not None and not unlike(other) and other.get("code") != identity()["code"]:
+        return f"ktriage {other.get('version')} on both sides, of different sources"
+    return unlike(other)
