@@ -18,8 +18,9 @@ from ktriage.errors import MachineryError, UserError
 from ktriage.history.repository import Repository
 from ktriage.kernel import Built, Checkout, Config, Recipe, build_as_it_stands, build_revision, checkers_for
 from ktriage.kernel.built import prune
+from ktriage.kernel.compiler import compiler_version, make_arguments, program, tools
 from ktriage.kernel.make import errors_of, stop_makes
-from ktriage.kernel.tree import _is_here, check_tools, compiler_version
+from ktriage.kernel.tree import _is_here, check_tools
 
 RECIPE = Recipe(Config("tinyconfig", ("CONFIG_A=y\n",)), jobs=1)
 INIT = "int answer = %s;\nvoid _start(void) { for (;;) answer++; }\n"
@@ -235,6 +236,35 @@ def test_a_tool_that_is_missing_is_named_with_its_package(monkeypatch: pytest.Mo
         "the kernel can't be built here without bc (bc), bison (bison), gelf.h (libelf-dev), "
         "pahole (dwarves) (apt-get install bc bison dwarves libelf-dev)"
     )
+
+
+@pytest.mark.parametrize(
+    ("compiler", "called", "told", "needed"),
+    [
+        ("gcc-12", "gcc-12", ["CC=gcc-12"], {}),
+        ("clang", "clang", ["CC=clang"], {}),
+        ("LLVM=1", "clang", ["LLVM=1"], {"ld.lld": "lld"}),
+        ("LLVM=-14", "clang-14", ["LLVM=-14"], {"ld.lld-14": "lld-14"}),
+        ("LLVM=/opt/x/", "/opt/x/clang", ["LLVM=/opt/x/"], {"/opt/x/ld.lld": "lld"}),
+    ],
+)
+def test_what_make_is_told_of_the_compiler(
+    monkeypatch, tmp_path: Path, compiler: str, called: str, told: list[str], needed: dict[str, str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert (program(compiler), make_arguments(compiler)) == (called, told)
+    assert needed.items() <= tools(compiler).items()
+    (tmp_path / "ccache").write_text("#!/bin/sh\n")
+    (tmp_path / "ccache").chmod(0o755)
+    cached = [*(one for one in told if one == compiler), f"CC=ccache {called}"]
+    assert make_arguments(compiler) == cached
+
+
+def test_a_compiler_that_is_none() -> None:
+    with pytest.raises(UserError, match=r"LLVM=yes is no compiler .*LLVM=-14"):
+        compiler_version("LLVM=yes")
+    with pytest.raises(UserError, match=r"no compiler clang-3 on this machine .*clang-3"):
+        compiler_version("LLVM=-3")
 
 
 def test_errors_of_a_log() -> None:

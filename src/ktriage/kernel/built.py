@@ -20,6 +20,7 @@ from typing import Any, Literal
 from ktriage.cache import cache_root, cached, digest, locked, touch
 from ktriage.errors import MachineryError, UserError
 from ktriage.kernel.checkout import Checkout
+from ktriage.kernel.compiler import compiler_version
 from ktriage.kernel.config import parse_config
 from ktriage.kernel.kconfig import SOURCE_ARCH
 from ktriage.kernel.make import TOO_LONG, stops
@@ -29,7 +30,6 @@ from ktriage.kernel.tree import (
     TreeBuild,
     build_locked,
     check_tools,
-    compiler_version,
     make_tree,
 )
 from ktriage.kernel.types import Kernel

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ktriage.errors import MachineryError, UserError
+from ktriage.kernel.compiler import make_arguments
 from ktriage.kernel.kconfig import SOURCE_ARCH, UNKNOWN, read_kconfig, why_dropped
 
 SYMBOL = re.compile(r"CONFIG_(\w+)=(.*)|# CONFIG_(\w+) is not set")
@@ -199,7 +200,7 @@ def configure(
     wanted = {**wishes, **needs, **asked}
     check_tree(tree)
     out.mkdir(parents=True, exist_ok=True)
-    make = ["make", "-s", "-C", str(tree), f"O={out}", f"CC={compiler}"]
+    make = ["make", "-s", "-C", str(tree), f"O={out}", *make_arguments(compiler)]
     target = out / ".config"
     draft = out / ".config.draft"
     if isinstance(config.base, Path):

@@ -19,6 +19,8 @@ from pathlib import Path
 
 from ktriage.cache import cache_root, cached, digest, keep_newest, locked, touch
 from ktriage.errors import MachineryError, UserError
+from ktriage.kernel import compiler as compilers
+from ktriage.kernel.compiler import compiler_version
 from ktriage.kernel.config import Config, configure, parse_config
 from ktriage.kernel.debian import fetch
 from ktriage.kernel.kconfig import SOURCE_ARCH
@@ -74,7 +76,7 @@ class TreeBuild:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to build: the configuration, the compiler's name, make's targets.
+    """How to build: the configuration, the compiler's name (see ``kernel.compiler``), make's targets.
 
     ``jobs`` is how many compilers run at a time (None: as many as there are processors); ``timeout`` is in
     seconds. With ``lenient``, symbols that a tree does not have are no error.
@@ -114,28 +116,19 @@ def packaged_source(package: str = "linux-source-6.1", *, progress: Progress = l
     return cached("source", f"{package}_{version[1]}".replace(":", "."), make) / package
 
 
-@lru_cache
-def compiler_version(compiler: str) -> str:
-    """Return what a compiler says of its version; raises UserError where there is none of that name."""
-    if shutil.which(compiler) is None:
-        raise UserError(f"no compiler {compiler} on this machine", hint=f"apt-get install {compiler}")
-    done = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
-    if done.returncode or not done.stdout:
-        raise UserError(f"{compiler} is no compiler: it does not tell its version")
-    return done.stdout
-
-
 def check_tools(compiler: str, config: Path | None = None) -> None:
     """Raise UserError where something is missing that kernels are built with; it names Debian's package.
 
     With a .config, what its symbols need counts, too.
     """
     compiler_version(compiler)
-    needed = {**TOOLS, **HEADERS}
+    needed = {**TOOLS, **HEADERS, **compilers.tools(compiler)}
     if config is not None:
         values = parse_config(config.read_text())
         needed.update(pair for symbol, pair in FOR_SYMBOLS.items() if values.get(symbol) == "y")
-    missing = {name: package for name, package in needed.items() if not _is_here(name, compiler)}
+    missing = {
+        name: package for name, package in needed.items() if not _is_here(name, compilers.program(compiler))
+    }
     if missing:
         what = ", ".join(f"{name} ({package})" for name, package in sorted(missing.items()))
         packages = " ".join(sorted(set(missing.values())))
@@ -196,11 +189,18 @@ def make_tree(
     log = out / "build.log"
     began = time.monotonic()
     if not _is_configured(tree, out):
-        configure(tree, out, recipe.config, compiler=_cc(recipe.compiler), lenient=recipe.lenient)
+        configure(tree, out, recipe.config, compiler=recipe.compiler, lenient=recipe.lenient)
     check_tools(recipe.compiler, out / ".config")
     absent = absent_symbols(out / ".config", recipe.config)
     progress(f"building {tree.name} in {out}")
-    command = ["make", "-C", str(tree), f"O={out}", f"CC={_cc(recipe.compiler)}", "LOCALVERSION="]
+    command = [
+        "make",
+        "-C",
+        str(tree),
+        f"O={out}",
+        *compilers.make_arguments(recipe.compiler),
+        "LOCALVERSION=",
+    ]
     # Without the map the tree's folder would stand in the debug information.
     command += [f"-j{recipe.jobs or os.cpu_count() or 1}", f"KCFLAGS=-ffile-prefix-map={tree}/="]
     making = time.monotonic()
@@ -222,10 +222,6 @@ def make_tree(
     assert kernel.vmlinux
     signature = image_signature(kernel.vmlinux, kernel.release)
     return TreeBuild(kernel, signature, None, out, log, time.monotonic() - began, absent, (), making)
-
-
-def _cc(compiler: str) -> str:
-    return f"ccache {compiler}" if shutil.which("ccache") else compiler
 
 
 def _made(log: Path) -> int:
