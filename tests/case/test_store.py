@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import create_engine, inspect, text
 
 from ktriage.case.store import open_store
+from ktriage.case.store.check import check
 from ktriage.case.store.models import Base
 from ktriage.case.store.types import BugState, FindingKind
 from ktriage.cli import main
@@ -70,10 +71,10 @@ def test_the_best_logs_are_kept_and_no_more_than_asked_for(store, make_log):
     assert [crash.source for crash in crashes if crash.report] == ["5", "4", "3"]
     assert json.loads(store.blob(crashes[0].report))["title"] == bug.title
     assert store.blob(crashes[0].log) == make_log("alpha", number=5)
+    with store.snapshot() as connection:  # three logs, and the report that they share
+        assert connection.execute(text("SELECT count(*) FROM blob")).scalar_one() == 4
     pruned = store.prune(1)
-    assert (pruned.crashes, store.bug(bug.id).kept) == (2, 1)
-    # Logs and reports of five crashes: three lost theirs before, two now.
-    assert pruned.blobs >= 4
+    assert (pruned.crashes, pruned.blobs, store.bug(bug.id).kept) == (2, 2, 1)
     assert [crash.source for crash in store.crashes(bug.id) if crash.report] == ["5"]
     assert store.blob(crashes[0].log) == make_log("alpha", number=5)
     assert store.blob(crashes[1].log) is None
@@ -251,3 +252,68 @@ def test_postgresql_killed_under_an_import_keeps_what_was_acknowledged(postgresq
         kept = connection.execute(text("SELECT count(*) FROM log")).scalar_one()
     assert kept >= 20 + len(rest)
     store.close()
+
+
+def test_a_bug_is_described_by_its_best_crash_and_found_by_all_its_titles(store, make_log):
+    log = make_log("alpha", extra="the_caller")
+    (crash,) = read_crashes(log)
+    bug = store.add_log("1", b"1", [replace(crash, corrupted="it is cut", stack=crash.stack[:1])]).bugs[0]
+    assert store.bug(bug).stack == ("alpha",)
+    store.add_log("2", log, [replace(crash, alt_titles=(*crash.alt_titles, "stall in gamma"))])
+    store.add_log("3", b"3", [replace(crash, corrupted="it is cut", stack=crash.stack[:2])])
+    assert store.bug(bug).stack[:2] == ("alpha", "the_caller")
+    for words in ("stall in gamma", "the_caller", "NULL alpha"):
+        assert [found.id for found in store.bugs(text=words)[0]] == [bug], words
+
+
+def test_pages_of_crashes_and_of_bugs_follow_on_each_other(store, make_log):
+    for number in range(9):
+        add(store, make_log("alpha", number=number), when=float(number), keep=4)
+        add(store, make_log(f"beta_{'ghijklmno'[number]}", number=number), when=float(number))
+    bug = store.bugs(text="alpha")[0][0].id
+    whole = store.crashes(bug)
+    assert [crash.report is not None for crash in whole] == [True] * 4 + [False] * 5
+    assert [crash.when for crash in whole[4:]] == sorted((crash.when for crash in whole[4:]), reverse=True)
+    for size in (1, 3, 4, 5, 9):
+        pages = [store.crashes(bug, limit=size, offset=start) for start in range(0, 12, size)]
+        assert [crash.id for page in pages for crash in page] == [crash.id for crash in whole]
+    bugs, total = store.bugs(text="beta", sort="title")
+    assert (total, len(bugs)) == (9, 9)
+    pages = [store.bugs(text="beta", sort="title", limit=4, offset=start) for start in (0, 4, 8, 12)]
+    assert [bug.id for found, count in pages for bug in found if count == 9] == [bug.id for bug in bugs]
+    assert pages[-1] == ([], 9)
+
+
+def test_counts_agree_with_rows_whatever_is_done(store, make_log):
+    for number in range(12):
+        log = make_log(f"f_{'ghj'[number % 3]}", number=number)
+        crashes = [
+            replace(crash, alt_titles=("one of many",)) if number % 2 else crash
+            for crash in read_crashes(log)
+        ]
+        store.add_log(str(number), log, crashes, when=100.0 - number, keep=2)
+    bugs = sorted(bug.id for bug in store.bugs()[0])
+    assert check(store, blobs_too=True) == []
+    store.merge(bugs[-1], bugs[0])
+    titles = [title for title, count in store.titles(bugs[0]) if count and title != store.bug(bugs[0]).title]
+    new = store.split(bugs[0], titles[0])
+    assert (store.bug(new).crashes, store.bug(new).stack[0][:2]) == (4, "f_")
+    store.prune(1, before=95.0)
+    assert check(store, blobs_too=True) == []
+    with store.batch() as connection:
+        connection.execute(text("UPDATE bug SET crashes = crashes + 1, kept = 7, last_seen = 0"))
+        connection.execute(text("UPDATE title SET crashes = 99 WHERE title LIKE 'BUG%'"))
+        connection.execute(text("UPDATE log SET findings = 0 WHERE id = 1"))
+    whats = {(wrong.what, wrong.row.split()[0]) for wrong in check(store, mend=True)}
+    assert whats == {
+        ("crashes", "bug"),
+        ("kept", "bug"),
+        ("last crash", "bug"),
+        ("crashes", "title"),
+        ("crashes", "log"),
+    }
+    assert check(store) == []
+    with store.batch() as connection:
+        connection.execute(text("UPDATE log SET blob = NULL"))
+        connection.execute(text("UPDATE blob SET data = :data"), {"data": b"spoilt"})
+    assert {wrong.what for wrong in check(store, blobs_too=True)} == {"log", "content"}

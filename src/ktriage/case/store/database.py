@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 30.0
 """How long a writer waits for another one's transaction."""
+CONNECTIONS = 12
+"""Connections that a process keeps open: as many as the threads of a server that ask at once."""
 MIGRATION_LOCK = 0x6B747269
 """PostgreSQL's advisory lock that is held while a store is brought to the newest form."""
 
@@ -80,11 +82,13 @@ def _url(place: str | Path | None) -> URL:
 def _engine(url: URL) -> Engine:
     try:
         if url.get_backend_name() == "sqlite":
-            engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+            engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, pool_size=CONNECTIONS)
             event.listen(engine, "connect", _set_up_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
             return engine
-        return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+        return create_engine(
+            url, pool_pre_ping=True, pool_size=CONNECTIONS, connect_args={"connect_timeout": 10}
+        )
     except (ImportError, NoSuchModuleError) as error:
         raise UserError(
             f"{url.get_backend_name()}: its driver is not installed", hint="pip install 'ktriage[postgres]'"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, or_, select, union, update
+from sqlalchemy import func, select
 
 from ktriage.case.store.models import (
-    BlobRow,
     BugRow,
     CrashRow,
     FindingRow,
@@ -22,7 +23,7 @@ from ktriage.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sqlalchemy import ColumnElement, Connection, Select
+    from sqlalchemy import ColumnElement, Connection
 
 SORTS: dict[str, tuple[ColumnElement[Any], ...]] = {
     "last": (BugRow.last_seen.desc(), BugRow.id.desc()),
@@ -34,24 +35,35 @@ SORTS: dict[str, tuple[ColumnElement[Any], ...]] = {
 MOST_WORDS = 8
 MOST_ALIKE = 300
 """Bugs that share a function with a stack and are compared with it."""
+COMMON_SECONDS = 600.0
+"""How long it is believed how many bugs have a function, where more than that have it."""
 
 
 def bug(connection: Connection, number: int) -> Bug:
     """Return a bug; raises UserError where there is none of that number."""
-    row = connection.execute(select(BugRow).where(BugRow.id == number)).first()
+    row = connection.execute(_BUGS.where(BugRow.id == number)).first()
     if row is None:
         raise UserError(f"there is no bug {number}", bug=number)
     return _bug(row)
 
 
+_BUGS = select(
+    BugRow.stack, BugRow.state, BugRow.id, BugRow.title, BugRow.type, BugRow.crashes, BugRow.kept,
+    BugRow.first_seen, BugRow.last_seen, BugRow.frame, BugRow.guilty_file, BugRow.culprit, BugRow.fixed_by,
+    BugRow.duplicate_of,
+)  # fmt: skip
+
+
 def _bug(row: Any) -> Bug:  # noqa: ANN401 (a row)
+    # By place: a row's names are looked up each time, which for a list of bugs is most of its time.
+    stack, state, number, title, type_, crashes_, kept, first, last, frame, file, culprit, fixed, other = row
     return Bug(
-        id=row.id, title=row.title, type=row.type, state=BugState(row.state),
-        crashes=row.crashes, kept=row.kept,
-        first_seen=row.first_seen, last_seen=row.last_seen, frame=row.frame, guilty_file=row.guilty_file,
-        stack=tuple(row.stack.split()), culprit=row.culprit, fixed_by=row.fixed_by,
-        duplicate_of=row.duplicate_of,
+        number, title, type_, _STATES[state], crashes_, kept, first, last, frame, file,
+        tuple(stack.split()), culprit, fixed, other,
     )  # fmt: skip
+
+
+_STATES = {str(state): state for state in BugState}
 
 
 def bugs(
@@ -71,21 +83,38 @@ def bugs(
         conditions.append(BugRow.state == str(state))
     if function is not None:
         conditions.append(BugRow.id.in_(select(FunctionRow.bug_id).where(FunctionRow.name == function)))
-    total = connection.execute(select(func.count()).select_from(BugRow).where(*conditions)).scalar_one()
-    rows = connection.execute(
-        select(BugRow).where(*conditions).order_by(*SORTS[sort]).limit(limit).offset(offset)
-    ).all()
+    counted = select(func.count()).select_from(BugRow).where(*conditions)
+    if not conditions:
+        total = connection.execute(counted).scalar_one()
+        chosen = _BUGS.order_by(*SORTS[sort]).limit(limit).offset(offset)
+        return [_bug(row) for row in connection.execute(chosen)], int(total)
+    # All bugs are looked at once, for the count and for the page.
+    numbered = select(BugRow.id, func.count().over()).where(*conditions).order_by(*SORTS[sort])
+    found = connection.execute(numbered.limit(limit).offset(offset)).all()
+    total = found[0][1] if found else connection.execute(counted).scalar_one()
+    rows = connection.execute(_BUGS.where(BugRow.id.in_([row[0] for row in found])).order_by(*SORTS[sort]))
     return [_bug(row) for row in rows], int(total)
 
 
 def crashes(connection: Connection, number: int, limit: int, offset: int) -> list[CrashEntry]:
-    """Return a bug's crashes, those that are kept first, the best of them foremost."""
-    rows = connection.execute(
-        _ENTRIES.where(CrashRow.bug_id == number)
-        .order_by(CrashRow.report.is_(None), CrashRow.rank.desc(), CrashRow.when.desc(), CrashRow.id)
-        .limit(limit)
-        .offset(offset)
-    ).all()
+    """Return a bug's crashes: those that are kept, the best foremost, then the others, the newest foremost.
+
+    Each part is read along an index: a bug may have a hundred thousand crashes.
+    """
+    mine = CrashRow.bug_id == number
+    kept = _ENTRIES.where(mine, CrashRow.report.is_not(None)).order_by(
+        CrashRow.rank.desc(), CrashRow.when.desc(), CrashRow.id
+    )
+    rows = list(connection.execute(kept.limit(limit).offset(offset)).all())
+    if len(rows) < limit:
+        before = offset + len(rows)
+        if offset and not rows:
+            counted = select(func.count()).where(mine, CrashRow.report.is_not(None))
+            before = int(connection.execute(counted).scalar_one())
+        others = _ENTRIES.where(mine, CrashRow.report.is_(None)).order_by(
+            CrashRow.when.desc(), CrashRow.id.desc()
+        )
+        rows += connection.execute(others.limit(limit - len(rows)).offset(max(0, offset - before))).all()
     return [_entry(row) for row in rows]
 
 
@@ -97,15 +126,15 @@ def crash(connection: Connection, number: int) -> CrashEntry:
     return _entry(row)
 
 
-_ENTRIES = select(CrashRow, LogRow.source, LogRow.blob).outerjoin(LogRow, LogRow.id == CrashRow.log_id)
+_ENTRIES = select(
+    CrashRow.id, CrashRow.bug_id, CrashRow.title, CrashRow.when, CrashRow.line, CrashRow.start,
+    CrashRow.kernel, CrashRow.corrupted, CrashRow.rank, LogRow.source, CrashRow.report, LogRow.blob,
+).outerjoin(LogRow, LogRow.id == CrashRow.log_id)  # fmt: skip
 
 
 def _entry(row: Any) -> CrashEntry:  # noqa: ANN401 (a row)
-    return CrashEntry(
-        id=row.id, bug=row.bug_id, title=row.title, when=row.when, line=row.line, start=row.start,
-        kernel=row.kernel, corrupted=row.corrupted, rank=row.rank, source=row.source, report=row.report,
-        log=row.blob if row.report else None,
-    )  # fmt: skip
+    entry = CrashEntry(*row)
+    return entry if entry.report else replace(entry, log=None)
 
 
 def titles(connection: Connection, number: int) -> list[tuple[str, int]]:
@@ -140,7 +169,36 @@ def _finding(row: Any) -> Finding:  # noqa: ANN401 (a row)
     return Finding(row.id, row.bug_id, FindingKind(row.kind), row.when, row.summary, row.data, row.blob)
 
 
-def similar(connection: Connection, stack: Sequence[str], limit: int) -> list[tuple[Bug, float]]:
+class Common:
+    """How many bugs have the functions that very many have: counting those anew would be most of a search."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, tuple[int, float]] = {}
+
+    def counts(self, connection: Connection, names: Sequence[str]) -> dict[str, int]:
+        """Return how many bugs have each function, those left out that none has; the large may be old."""
+        now = time.monotonic()
+        known = {
+            name: count
+            for name in names
+            for count, counted in [self._counts.get(name, (0, 0.0))]
+            if count and now - counted < COMMON_SECONDS
+        }
+        rows = connection.execute(
+            select(FunctionRow.name, func.count())
+            .where(FunctionRow.name.in_([name for name in names if name not in known]))
+            .group_by(FunctionRow.name)
+        ).all()
+        for name, count in rows:
+            known[name] = int(count)
+            if count > MOST_ALIKE:
+                self._counts[name] = int(count), now
+        return known
+
+
+def similar(
+    connection: Connection, stack: Sequence[str], limit: int, common: Common
+) -> list[tuple[Bug, float]]:
     """Return the bugs whose stacks are most like ``stack``.
 
     The likeness is what both have over what either has, each function weighing by how rare it is: the entry
@@ -150,10 +208,7 @@ def similar(connection: Connection, stack: Sequence[str], limit: int) -> list[tu
     if not names:
         return []
     total = connection.execute(select(func.count()).select_from(BugRow)).scalar_one()
-    rows = connection.execute(
-        select(FunctionRow.name, func.count()).where(FunctionRow.name.in_(names)).group_by(FunctionRow.name)
-    ).all()
-    counts = {name: int(count) for name, count in rows}
+    counts = common.counts(connection, names)
     weight = {name: math.log((total + 1) / (1 + count)) for name, count in counts.items()}
     candidates = select(FunctionRow.bug_id).where(FunctionRow.name.in_(_telling(counts)))
     shared = connection.execute(
@@ -168,8 +223,9 @@ def similar(connection: Connection, stack: Sequence[str], limit: int) -> list[tu
         either = sum(weight.get(name, unknown) for name in theirs | ours)
         if both > 0 and either > 0:
             found.append((number, both / either))
-    best = sorted(found, key=lambda pair: (-pair[1], pair[0]))[:limit]
-    return [(bug(connection, number), likeness) for number, likeness in best]
+    best = dict(sorted(found, key=lambda pair: (-pair[1], pair[0]))[:limit])
+    bugs_ = {row.id: _bug(row) for row in connection.execute(_BUGS.where(BugRow.id.in_(best)))}
+    return [(bugs_[number], likeness) for number, likeness in best.items()]
 
 
 def _telling(counts: Mapping[str, int]) -> list[str]:
@@ -199,39 +255,3 @@ def best_rank(connection: Connection, number: int) -> float | None:
     return connection.execute(
         select(func.max(CrashRow.rank)).where(CrashRow.bug_id == number, CrashRow.report.is_not(None))
     ).scalar()
-
-
-def drop_reports(connection: Connection, keep: int, before: float | None) -> int:
-    """Keep the reports of the best ``keep`` crashes of each bug; return how many lost theirs."""
-    place = func.row_number().over(
-        partition_by=CrashRow.bug_id, order_by=(CrashRow.rank.desc(), CrashRow.when.desc(), CrashRow.id)
-    )
-    ranked = (
-        select(CrashRow.id, CrashRow.when, place.label("place"))
-        .where(CrashRow.report.is_not(None))
-        .subquery()
-    )
-    beyond = [ranked.c.place > keep]
-    if before is not None:
-        beyond.append(ranked.c.when < before)
-    lost = select(ranked.c.id).where(or_(*beyond))
-    dropped = connection.execute(update(CrashRow).where(CrashRow.id.in_(lost)).values(report=None)).rowcount
-    kept = (
-        select(func.count())
-        .where(CrashRow.bug_id == BugRow.id, CrashRow.report.is_not(None))
-        .scalar_subquery()
-    )
-    connection.execute(update(BugRow).values(kept=kept))
-    wanted = select(CrashRow.log_id).where(CrashRow.report.is_not(None), CrashRow.log_id.is_not(None))
-    connection.execute(update(LogRow).where(LogRow.id.not_in(wanted)).values(blob=None))
-    return int(dropped)
-
-
-def used_blobs() -> Select[Any]:
-    """Return the question for the digests that something needs."""
-    parts = union(
-        select(CrashRow.report).where(CrashRow.report.is_not(None)),
-        select(LogRow.blob).where(LogRow.blob.is_not(None)),
-        select(FindingRow.blob).where(FindingRow.blob.is_not(None)),
-    ).subquery()
-    return select(BlobRow.digest).where(BlobRow.digest.in_(select(parts.c[0])))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, LargeBinary, MetaData, String, Text
+from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, LargeBinary, MetaData, String, Text, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 LONGEST_TITLE = 500
@@ -95,6 +95,9 @@ class LogRow(Base):
     """Offset in the log of the first byte that is kept: of a log too long to keep a part is."""
 
 
+_KEPT = text("report IS NOT NULL")
+
+
 class CrashRow(Base):
     """One crash. ``rank`` orders a bug's crashes by how much they tell, the best highest."""
 
@@ -115,7 +118,7 @@ class CrashRow(Base):
 
     __table_args__ = (
         Index("ix_crash_bug_when", "bug_id", "when"),
-        Index("ix_crash_bug_kept", "bug_id", "report", "rank"),
+        Index("ix_crash_kept", "bug_id", "rank", "when", postgresql_where=_KEPT, sqlite_where=_KEPT),
     )
 
 

@@ -10,12 +10,12 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from ktriage.case.store import blobs, look
+from ktriage.case.store.check import recount
 from ktriage.case.store.models import (
     LONGEST_TITLE,
-    BlobRow,
     BugRow,
     CrashRow,
     FindingRow,
@@ -24,8 +24,9 @@ from ktriage.case.store.models import (
     TitleRow,
     TokenRow,
 )
+from ktriage.case.store.pruning import let_go, prune
 from ktriage.case.store.ranking import functions, rank
-from ktriage.case.store.types import Added, BugState, Finding, FindingKind, Pruned
+from ktriage.case.store.types import Added, BugState, Finding, FindingKind
 from ktriage.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine, Insert
 
-    from ktriage.case.store.types import Bug, CrashEntry
+    from ktriage.case.store.types import Bug, CrashEntry, Pruned
     from ktriage.console.types import Crash
 
 SHORT = 200
+MOST_WORDS = 16_000
+"""Characters that a search of one bug looks in."""
 KEPT = 40
 """Crashes of a bug whose logs are kept, unless another number is asked for."""
 WHOLE_LOG = 4 << 20
@@ -51,6 +54,7 @@ class Store:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._mine = threading.local()
+        self._common = look.Common()
 
     def close(self) -> None:
         """Give back the connections."""
@@ -187,6 +191,7 @@ class Store:
         """Write a crash down, with its report where it is one of the best; return whether it is."""
         row = connection.execute(select(BugRow).where(BugRow.id == bug)).one()
         points = rank(crash)
+        best = look.best_rank(connection, bug)
         worst = None
         if row.kept >= keep:
             worst = look.worst_kept(connection, bug)
@@ -200,16 +205,16 @@ class Store:
             )
         )  # fmt: skip
         if keeps and worst is not None:
-            connection.execute(update(CrashRow).where(CrashRow.id == worst.id).values(report=None))
+            let_go(connection, worst.id)
         values: dict[str, Any] = {
             "crashes": BugRow.crashes + 1,
             "first_seen": min(row.first_seen, when),
             "last_seen": max(row.last_seen, when),
+            "words": _words(row.words, [crash.title, *crash.alt_titles]),
         }
         if keeps and worst is None:
             values["kept"] = BugRow.kept + 1
-        best = look.best_rank(connection, bug)
-        if not row.stack or (best is not None and points >= best and row.crashes == 0):
+        if not row.stack or (keeps and points > (best or 0)):
             values |= self._described(connection, bug, row, crash)
         connection.execute(update(BugRow).where(BugRow.id == bug).values(**values))
         return keeps
@@ -223,14 +228,15 @@ class Store:
         fresh = [{"name": name, "bug_id": bug} for name in dict.fromkeys(names) if name not in known]
         if fresh:
             connection.execute(insert(FunctionRow), fresh)
-        words = [row.title, crash.title, *crash.alt_titles, crash.guilty_file or "", *names]
-        words += [frame.file for frame in crash.stack if frame.file]
+        files = [frame.file for frame in crash.stack if frame.file]
         return {
             "stack": " ".join(names),
             "frame": _short(crash.frame),
             "guilty_file": _short(crash.guilty_file),
             "type": row.type or crash.type,
-            "words": _clean(" ".join(dict.fromkeys(word.lower() for word in words if word))),
+            "words": _words(
+                row.words, [crash.title, *crash.alt_titles, crash.guilty_file or "", *names, *files]
+            ),
         }
 
     # Who may upload.
@@ -291,16 +297,13 @@ class Store:
             connection.execute(update(BugRow).where(BugRow.duplicate_of == bug).values(duplicate_of=into))
             words = connection.execute(select(BugRow.words).where(BugRow.id.in_((bug, into)))).scalars().all()
             values = {
-                "crashes": mine.crashes + other.crashes,
-                "kept": mine.kept + other.kept,
-                "first_seen": min(mine.first_seen, other.first_seen),
-                "last_seen": max(mine.last_seen, other.last_seen),
                 "culprit": other.culprit or mine.culprit,
                 "words": " ".join(words),
                 "duplicate_of": None if other.duplicate_of == bug else other.duplicate_of,
             }
             connection.execute(update(BugRow).where(BugRow.id == into).values(**values))
             connection.execute(delete(BugRow).where(BugRow.id == bug))
+            recount(connection, into)
 
     def split(self, bug: int, title: str) -> int:
         """Give the crashes of ``title`` a bug of their own, and return it.
@@ -316,19 +319,13 @@ class Store:
             if title == main:
                 raise UserError(f"{title!r} is the bug's own title", hint="split off one of the others")
             moved = select(CrashRow.id).where(CrashRow.bug_id == bug, CrashRow.title == title)
-            times = connection.execute(
-                select(
-                    func.count(), func.min(CrashRow.when), func.max(CrashRow.when),
-                    func.count(CrashRow.report),
-                ).where(CrashRow.id.in_(moved))
-            ).one()  # fmt: skip
             old = connection.execute(select(BugRow).where(BugRow.id == bug)).one()
             new = _new(
                 connection,
                 insert(BugRow).values(
-                    title=title, type=old.type, state=str(BugState.OPEN), crashes=times[0], kept=times[3],
-                    first_seen=times[1] or old.first_seen, last_seen=times[2] or old.last_seen,
-                    stack=old.stack, frame=old.frame, guilty_file=old.guilty_file, words=title.lower(),
+                    title=title, type=old.type, state=str(BugState.OPEN), crashes=0, kept=0,
+                    first_seen=old.first_seen, last_seen=old.last_seen, stack=old.stack, frame=old.frame,
+                    guilty_file=old.guilty_file, words=_words(title.lower(), old.stack.split()),
                 ),
             )  # fmt: skip
             connection.execute(update(CrashRow).where(CrashRow.id.in_(moved)).values(bug_id=new))
@@ -338,23 +335,13 @@ class Store:
             )
             if names:
                 connection.execute(insert(FunctionRow), [{"name": name, "bug_id": new} for name in names])
-            connection.execute(
-                update(BugRow).where(BugRow.id == bug)
-                .values(crashes=BugRow.crashes - times[0], kept=BugRow.kept - times[3])
-            )  # fmt: skip
+            recount(connection, bug)
+            recount(connection, new)
             return new
 
     def prune(self, keep: int = KEPT, *, before: float | None = None) -> Pruned:
         """Keep the logs of the best ``keep`` crashes of each bug, and none of those before ``before``."""
-        with self.batch() as connection:
-            dropped = look.drop_reports(connection, keep, before)
-            used = look.used_blobs()
-            size, count = connection.execute(
-                select(func.coalesce(func.sum(func.length(BlobRow.data)), 0), func.count())
-                .where(BlobRow.digest.not_in(used))
-            ).one()  # fmt: skip
-            connection.execute(delete(BlobRow).where(BlobRow.digest.not_in(used)))
-            return Pruned(dropped, int(count), int(size))
+        return prune(self, keep, before)
 
     # What is asked.
 
@@ -404,7 +391,7 @@ class Store:
     def similar(self, stack: Sequence[str], *, limit: int = 10) -> list[tuple[Bug, float]]:
         """Return the bugs whose stacks are most like ``stack``, each with a likeness from 0 to 1."""
         with self.snapshot() as connection:
-            return look.similar(connection, stack, limit)
+            return look.similar(connection, stack, limit, self._common)
 
     def blob(self, digest: str) -> bytes | None:
         """Return what is kept under a digest."""
@@ -427,6 +414,14 @@ def _new(connection: Connection, statement: Insert) -> int:
 def _hash(token: str) -> str:
     # A token has 256 random bits: there is nothing to guess, so a plain hash will do.
     return hashlib.sha256(token.encode(errors="replace")).hexdigest()
+
+
+def _words(known: str, more: Sequence[str]) -> str:
+    """Return what a search for a bug looks in, with more words where they are not there yet."""
+    for word in more:
+        if (clean := _clean(word).lower()) not in known and len(known) + len(clean) < MOST_WORDS:
+            known = f"{known} {clean}".lstrip()
+    return known
 
 
 def _short(text: str | None) -> str | None:
