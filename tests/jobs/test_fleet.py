@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +15,8 @@ from pathlib import Path
 import fleet as helpers
 import pytest
 
+from ktriage.bisect.log import read_log
+from ktriage.case.trials import load_outcome
 from ktriage.errors import MachineryError, UserError
 from ktriage.jobs import content
 from ktriage.jobs.cluster import connected
@@ -124,3 +128,46 @@ def wait_for(there: object, seconds: float = 60) -> None:
     while not there():  # type: ignore[operator]
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def blobs_of(fleet: helpers.Fleet, name: str) -> set[str]:
+    return {path.parent.name for path in (fleet.cache(name) / "content").glob("*/bytes")}
+
+
+@pytest.mark.vm
+@pytest.mark.timeout(900)
+def test_a_bisection_with_a_worker_killed_and_one_stopped(fleet, example, tmp_path: Path) -> None:
+    """No trial is lost, none counted twice, and all that they left is here."""
+    workers = {name: fleet.worker(name) for name in ("one", "two", "three")}
+    fleet.wait(3)
+    log = tmp_path / "bisection.jsonl"
+    command = example.bisect(log, "--json", "--no-verify", "--cluster", fleet.address)
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def finished(count: int) -> bool:
+        return run.poll() is not None or (log.exists() and len(log_runs(log)) >= count)
+
+    wait_for(lambda: finished(3), 300)
+    workers["one"].kill()
+    workers["two"].send_signal(signal.SIGSTOP)
+    out, errors = run.communicate(timeout=600)
+    assert run.returncode == 0, errors
+    answer = json.loads(out.splitlines()[-1])
+    assert answer["culprit"] == example.culprit
+    records = read_log(log)
+    attempts = [one.attempt for one in records.runs]
+    assert len(set(attempts)) == len(attempts)
+    assert sum(1 for one in records.runs if one.purpose == "search") == answer["runs"]
+    assert "infra" not in answer["outcomes"], answer
+    for one in records.runs:
+        outcome = load_outcome(Path(one.where or ""))
+        assert Path(one.where or "") == log.with_name(log.name + ".runs") / "trials" / one.attempt
+        assert outcome.directory == one.where
+        if outcome.kind not in ("build-failed", "infra"):
+            assert (Path(one.where or "") / "console.log").is_file()
+    assert "is given to another worker" in errors
+    assert (log.with_name(log.name + ".runs") / "index.html").is_file()
+
+
+def log_runs(log: Path) -> list[object]:
+    return list(read_log(log).runs) if b"\n" in log.read_bytes() else []

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ktriage.cli import KEEP
+from ktriage.cli import KEEP, tls
 from ktriage.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     resume.add_argument("log", metavar="LOG", type=Path)
     resume.add_argument("--jobs", type=_positive, metavar="N", help="runs at a time (default: as before)")
     resume.add_argument("--cluster", metavar="ADDRESS", help="go on on the Dask cluster there")
+    tls.configure(resume)
     resume.add_argument("--case", metavar="PLACE", help=KEEP)
     resume.add_argument("--json", action="store_true", help="print JSON Lines, the answer last")
 
@@ -74,6 +75,7 @@ def _configure_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--confidence", type=_share, metavar="C", help="stop when this sure (default: 0.998)")
     run.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs at a time (default: 1)")
     run.add_argument("--cluster", metavar="ADDRESS", help="run on the Dask cluster whose scheduler is there")
+    tls.configure(run)
     run.add_argument("--seed", type=int, default=0, metavar="N", help="seed of what is random (default: 0)")
     run.add_argument("--max-runs", type=_positive, metavar="N", help="give up after so many runs")
     run.add_argument("--max-time", type=_seconds, metavar="S", help="give up after so many seconds")

@@ -8,7 +8,7 @@ import shutil
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from ktriage.bisect.drive import resume as resume_drive
 from ktriage.bisect.log import read_log
 from ktriage.bisect.mend import fix_name
 from ktriage.bisect.types import Fix, Options
+from ktriage.cli import tls
 from ktriage.cli.bisect_view import open_view
 from ktriage.errors import KtriageError, UserError
 from ktriage.history.git import GitError, git
@@ -116,6 +117,7 @@ def _end_in_order() -> None:
 
 def run_command(args: argparse.Namespace) -> Answer:
     """Bisect with a command of the user's."""
+    tls.apply(args)
     repository = Repository(args.repo)
     if "/" not in args.command[0] and shutil.which(args.command[0]) is None:
         raise UserError(f"{args.command[0]}: no such command")
@@ -174,6 +176,7 @@ def _output(log: Path) -> Path:
 
 def run_spec(args: argparse.Namespace) -> Answer:
     """Bisect in VMs, as a ktriage.toml says."""
+    tls.apply(args)
     from ktriage.jobs.bisect_vms import bisect_in_vms
 
     repository = Repository(args.repo)
@@ -191,7 +194,8 @@ def run_spec(args: argparse.Namespace) -> Answer:
             observer=view,
             progress=view.note,
         )
-        _page(lab, log, view)
+        with closing(lab):
+            _page(lab, log, view)
     return answer
 
 
@@ -221,6 +225,7 @@ def _page(lab: Lab, log: Path, view: View) -> None:
 
 def resume(args: argparse.Namespace) -> Answer:
     """Go on with the bisection of a log."""
+    tls.apply(args)
     log: Path = args.log
     old = read_log(log)
     if old.end is not None:
@@ -234,7 +239,8 @@ def resume(args: argparse.Namespace) -> Answer:
             answer, lab = resume_in_vms(
                 log, old, jobs=args.jobs, cluster_address=args.cluster, observer=view, progress=view.note
             )
-            _page(lab, log, view)
+            with closing(lab):
+                _page(lab, log, view)
         return answer
     if call.get("kind") != "command":
         raise UserError(f"{log}: the log does not say what was run, so it can't be resumed from here")

@@ -6,10 +6,11 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ktriage.cli import BUG, KEEP
+from ktriage.cli import BUG, KEEP, tls
 
 if TYPE_CHECKING:
     from ktriage.jobs.lab import Lab
@@ -54,6 +55,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         each.add_argument(
             "--vmcore", choices=("never", "hung", "crashed"), help="keep the guest's memory of such"
         )
+        each.add_argument(
+            "--cluster", metavar="ADDRESS", help="run on the Dask cluster whose scheduler is there"
+        )
+        tls.configure(each)
     minimize_parser = _verb(verbs, "minimize", "make it shorter", MINIMIZE)
     minimize_parser.add_argument(
         "--file", type=Path, metavar="FILE", help="which of its files to shorten, where it has several"
@@ -73,7 +78,7 @@ def _verb(
         name, help=summary, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("spec", metavar="SPEC", type=Path, help="the specification, ktriage.toml")
-    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="VMs at a time (1)")
+    parser.add_argument("--jobs", type=positive, metavar="N", help="VMs at a time (1; a cluster's)")
     parser.add_argument("--repo", type=Path, metavar="DIR", help="git repository of the module or the kernel")
     parser.add_argument(
         "--rev", metavar="REV", help="its revision (HEAD); without --repo the folder as it is"
@@ -127,6 +132,13 @@ def _lab(args: argparse.Namespace, out: Path, *, restore: bool = True) -> tuple[
     spec = load_spec(args.spec)
     repo = args.repo or (Path() if args.rev else None)
     commit = Repository(repo).resolve(args.rev or "HEAD") if repo else None
+    if getattr(args, "cluster", None):
+        from ktriage.jobs.fleet_lab import open_fleet_lab
+
+        tls.apply(args)
+        lab = open_fleet_lab(spec, out, args.cluster, repo=repo, restore=restore, progress=say)
+        args.jobs = args.jobs or lab.room
+        return lab, commit
     return open_lab(spec, out, repo=repo, restore=restore, progress=say), commit
 
 
@@ -135,23 +147,24 @@ def _measure(args: argparse.Namespace, out: Path) -> int:
 
     adaptive = args.verb == "rate" or args.rate
     lab, commit = _lab(args, out, restore=not args.boot)
-    rate = measure_rate(
-        lab,
-        args.runs,
-        commit=commit,
-        jobs=args.jobs,
-        vmcore=args.vmcore,
-        precision=args.precision if adaptive else None,
-        watch=_watch(args.json, args.runs),
-    )
-    if args.case:
-        from ktriage.jobs.keeping import keep_trials
+    with closing(lab):
+        rate = measure_rate(
+            lab,
+            args.runs,
+            commit=commit,
+            jobs=args.jobs or 1,
+            vmcore=args.vmcore,
+            precision=args.precision if adaptive else None,
+            watch=_watch(args.json, args.runs),
+        )
+        if args.case:
+            from ktriage.jobs.keeping import keep_trials
 
-        kernel = lab.kernel(commit)
-        keep_trials(
-            args.case, args.spec, out, rate,
-            revision=commit, kernel=kernel.release if kernel else None, bug=args.bug,
-        )  # fmt: skip
+            kernel = lab.kernel(commit)
+            keep_trials(
+                args.case, args.spec, out, rate,
+                revision=commit, kernel=kernel.release if kernel else None, bug=args.bug,
+            )  # fmt: skip
     if args.json:
         print_json(rate.to_json())
     else:
@@ -171,7 +184,7 @@ def _minimize(args: argparse.Namespace, out: Path) -> int:
         out,
         commit=commit,
         output=args.output,
-        jobs=args.jobs,
+        jobs=args.jobs or 1,
         most_runs=args.max_runs,
         progress=say,
     )

@@ -1,4 +1,4 @@
-"""A bisection whose runs are trials in VMs on this machine."""
+"""A bisection whose runs are trials in VMs, on this machine or on the workers of a cluster."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ktriage.bisect.drive import bisect, resume
 from ktriage.bisect.nodes import span
 from ktriage.bisect.types import Answer, Log, Observer, Options
 from ktriage.errors import UserError
 from ktriage.history.repository import Repository
-from ktriage.jobs.cluster import RemoteLab, cluster
-from ktriage.jobs.lab import Lab, open_lab, stop_all
+from ktriage.jobs.lab import Lab, open_lab
 from ktriage.jobs.tree_lab import TreeLab, check_ends
 from ktriage.trial import load_spec
 
@@ -38,25 +38,21 @@ def bisect_in_vms(
     """Find the commit that brought what ``spec`` hunts; return the answer and the laboratory it was found in.
 
     ``directory`` gets the trials, each in a folder of its own, and, unless ``log`` names another place, the
-    log as bisection.jsonl. With ``cluster_address`` the trials run on that Dask cluster, as many at a time as
-    its workers have room for. Raises UserError for what a person can mend, before anything runs.
+    log as bisection.jsonl. With ``cluster_address`` builds and trials are done by the workers of that Dask
+    cluster, as many at a time as they have room for. Whoever calls closes the laboratory. Raises UserError
+    for what a person can mend, before anything runs.
     """
     repository = Repository(repo)
     first, last = repository.resolve(good), repository.resolve(bad)
     span(repository, options.find, first, last)
-    lab = open_lab(load_spec(spec), directory / TRIALS, repo=repo, progress=progress)
-    if isinstance(lab, TreeLab):
-        check_ends(lab, first, last)
+    lab, jobs = _open(spec, directory / TRIALS, repo, cluster_address, options.jobs, progress)
     call = {"kind": KIND, "spec": str(spec.resolve()), "directory": str(directory.resolve())}
     log = log or directory / "bisection.jsonl"
-    with _somewhere(cluster_address, options.jobs) as (pool, jobs):
-        runner = (
-            lab
-            if cluster_address is None
-            else RemoteLab(call["spec"], str(lab.directory), str(repository.path))
-        )
+    with _closed_on_error(lab), _threads(lab, jobs) as pool:
+        if isinstance(lab, TreeLab):
+            check_ends(lab, first, last)
         options = replace(options, call=call, jobs=jobs)
-        return bisect(repo, good, bad, runner, pool, options, log, observer, stop_all), lab
+        return bisect(repo, good, bad, lab, pool, options, log, observer, lab.stop), lab
 
 
 def resume_in_vms(
@@ -68,22 +64,22 @@ def resume_in_vms(
     observer: Observer | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[Answer, Lab]:
-    """Go on with a bisection in VMs from its log at ``path``, which ``log`` was read from."""
-    lab = reopen(log, progress=progress)
-    with _somewhere(cluster_address, jobs or log.start.jobs) as (pool, at_once):
-        runner = (
-            lab
-            if cluster_address is None
-            else RemoteLab(str(log.start.call["spec"]), str(lab.directory), log.start.repo)
-        )
-        return resume(path, runner, pool, observer, stop_all, at_once), lab
+    """Go on with a bisection in VMs from its log at ``path``, which ``log`` was read from.
+
+    It need not go on where it began: on this machine, or on any cluster. Whoever calls closes the laboratory.
+    """
+    call = _call(log)
+    lab, at_once = _open(
+        Path(call["spec"]), Path(call["directory"]) / TRIALS, Path(log.start.repo), cluster_address,
+        jobs or log.start.jobs, progress,
+    )  # fmt: skip
+    with _closed_on_error(lab), _threads(lab, at_once) as pool:
+        return resume(path, lab, pool, observer, lab.stop, at_once), lab
 
 
 def reopen(log: Log, *, debuginfo: bool = False, progress: Callable[[str], None] = lambda _: None) -> Lab:
     """Return the laboratory that a bisection was made in; raises UserError where it was not one of VMs."""
-    call = log.start.call
-    if call.get("kind") != KIND:
-        raise UserError("this bisection did not run in VMs")
+    call = _call(log)
     return open_lab(
         load_spec(Path(call["spec"])),
         Path(call["directory"]) / TRIALS,
@@ -93,23 +89,40 @@ def reopen(log: Log, *, debuginfo: bool = False, progress: Callable[[str], None]
     )
 
 
-@contextmanager
-def _somewhere(address: str | None, jobs: int) -> Iterator[tuple[Executor, int]]:
-    """Give what runs the trials, and how many at a time: threads here, or a cluster's workers."""
+def _call(log: Log) -> dict[str, Any]:
+    call = log.start.call
+    if call.get("kind") != KIND:
+        raise UserError("this bisection did not run in VMs")
+    return call
+
+
+def _open(
+    spec: Path, directory: Path, repo: Path, address: str | None, jobs: int, progress: Callable[[str], None]
+) -> tuple[Lab, int]:
+    """Return a laboratory here, or on a cluster, and how many trials it runs at a time."""
     if address is None:
-        with _threads(jobs) as pool:
-            yield pool, jobs
-    else:
-        with cluster(address) as (pool, vms):
-            yield pool, vms
+        return open_lab(load_spec(spec), directory, repo=repo, progress=progress), jobs
+    from ktriage.jobs.fleet_lab import open_fleet_lab
+
+    lab = open_fleet_lab(load_spec(spec), directory, address, repo=repo, progress=progress)
+    return lab, lab.room
 
 
 @contextmanager
-def _threads(jobs: int) -> Iterator[Executor]:
-    """Threads for VMs, each VM in its thread; whatever ends the block ends the VMs."""
+def _closed_on_error(lab: Lab) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        lab.close()
+        raise
+
+
+@contextmanager
+def _threads(lab: Lab, jobs: int) -> Iterator[Executor]:
+    """Threads for trials, each VM of this machine in its thread; whatever ends the block ends the trials."""
     pool = ThreadPoolExecutor(jobs, thread_name_prefix="trial")
     try:
         yield pool
     finally:
-        stop_all()
+        lab.stop()
         pool.shutdown(wait=True, cancel_futures=True)

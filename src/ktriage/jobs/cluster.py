@@ -1,51 +1,22 @@
-"""Trials on many machines: a Dask cluster as an executor, and a laboratory that is opened where it is needed.
+"""A Dask cluster: connecting to it, and an executor for calls of any kind.
 
-Workers say with the resource ``vm`` how many guests they can hold (``dask worker --resources vm=2``), and are
-expected to see the specification, the repository and the directory of the trials at the same paths.
+Workers say with the resource ``vm`` how many guests they can hold (``dask worker --resources vm=2``). What
+goes through the executor sees files at the same paths on all machines; ``crew`` does without.
 """
 
 from __future__ import annotations
 
 import gc
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, TypeVar
 
-from ktriage.bisect.types import RunResult
 from ktriage.errors import KtriageError, MachineryError, UserError
-from ktriage.jobs.lab import Lab, open_lab
 from ktriage.jobs.tls import need_distributed, security, why_not
-from ktriage.trial import load_spec
 
 CONNECT_SECONDS = 15
 T = TypeVar("T")
-
-_opening = threading.Lock()
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteLab:
-    """A laboratory by its paths, which can be sent to another machine and is opened there, once."""
-
-    spec: str
-    directory: str
-    repo: str
-
-    def __call__(self, commit: str, patches: tuple[str, ...], attempt: str) -> RunResult:
-        """Run the reproducer once at ``commit``, on the machine where this is called."""
-        with _opening:
-            lab = _open(self)
-        return lab(commit, patches, attempt)
-
-
-@lru_cache(maxsize=4)
-def _open(remote: RemoteLab) -> Lab:
-    return open_lab(load_spec(Path(remote.spec)), Path(remote.directory), repo=Path(remote.repo))
 
 
 class ClusterExecutor(Executor):

@@ -97,6 +97,11 @@ class Crew:
             return sum(worker.vms for worker in self._workers.values())
 
     @property
+    def stops(self) -> int:
+        """How often ``stop`` was called: what began before a call of it should not go on after it."""
+        return self._stopped
+
+    @property
     def unlike(self) -> dict[str, str]:
         """Workers that can't be used, by address, each with the reason."""
         with self._changed:

@@ -35,6 +35,10 @@ def kernel_of(spec: Spec, *, debuginfo: bool = False, progress: Progress = lambd
 
     Raises UserError where it is not to be had.
     """
+    if spec.kernel.tree is not None:
+        from ktriage.jobs.tree_lab import own_kernel
+
+        return own_kernel(spec, progress)
     if spec.kernel.package is None:
         return named_kernel(spec)
     return packaged_kernel(
@@ -136,7 +140,19 @@ class Lab(ABC):
         began = time.monotonic()
         with doing("trial", attempt):
             outcome, _ = self.trial(attempt, commit, patches)
-        return run_result(outcome, build, time.monotonic() - began)
+        return run_result(outcome, build, self.ran(attempt, time.monotonic() - began))
+
+    def ran(self, attempt: str, seconds: float) -> float:
+        """Return what a trial took, which we waited ``seconds`` for."""
+        del attempt
+        return seconds
+
+    def stop(self) -> None:
+        """End all trials and builds; what waits for them ends as a failure of the machinery."""
+        stop_all()
+
+    def close(self) -> None:  # noqa: B027 (most hold nothing)
+        """Let go of what it holds; nothing is run in it any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +180,7 @@ class ModuleLab(Lab):
 
     def sources(self, commit: str | None) -> Sources | None:
         """Return the module's sources at a commit, or those that stand beside the specification."""
-        table = self.bench.spec.module
-        if table is None:
-            return None
-        if self.repo is not None and commit is not None:
-            return RevisionSources(self.repo, commit, table.source)
-        return FolderSources(self.bench.spec.path(table.source))
+        return module_sources(self.spec, self.repo, commit)
 
     def build(self, commit: str | None, patches: tuple[str, ...] = ()) -> ModuleBuild | None:
         """Return the module's build at a commit; None where the specification has no module."""
@@ -190,16 +201,32 @@ class ModuleLab(Lab):
         place = self.fresh_place(name)
         build = self.build(commit, patches)
         if build is not None and build.module is None:
-            shutil.copy(build.log, place / "build.log")
-            detail = build.error or "the module does not build"
-            outcome = Outcome(OutcomeKind.BUILD_FAILED, detail=detail, directory=str(place))
-            outcome.save(place)
-            return outcome, build
+            return not_built(build, place), build
         return self.bench.trial(place, module=build.module if build else None, vmcore=vmcore), build
 
     def prepared(self, build: Build | None) -> tuple[Bench, Path | None]:
         """Return the bench, and the module of a build."""
         return self.bench, build.module if isinstance(build, ModuleBuild) else None
+
+
+def module_sources(spec: Spec, repo: Path | None, commit: str | None) -> Sources | None:
+    """Return a module's sources at a commit, or those beside its specification; None where it has none."""
+    table = spec.module
+    if table is None:
+        return None
+    if repo is not None and commit is not None:
+        return RevisionSources(repo, commit, table.source)
+    return FolderSources(spec.path(table.source))
+
+
+def not_built(build: ModuleBuild, place: Path) -> Outcome:
+    """Keep the outcome of a module that does not build, and return it."""
+    if build.log.is_file():  # make was not even run where a patch does not apply
+        shutil.copy(build.log, place / "build.log")
+    detail = build.error or "the module does not build"
+    outcome = Outcome(OutcomeKind.BUILD_FAILED, detail=detail, directory=str(place))
+    outcome.save(place)
+    return outcome
 
 
 def run_result(outcome: Outcome, build: Build | None, run_seconds: float) -> RunResult:
@@ -235,7 +262,7 @@ def open_lab(
     kernel does not come up; a kernel that is built from a tree is built and booted at the first trial.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    if spec.kernel.tree is not None:
+    if spec.kernel_under_test:
         from ktriage.jobs.tree_lab import open_tree_lab
 
         return open_tree_lab(spec, directory.resolve(), repo=repo, restore=restore, progress=progress)

@@ -1,4 +1,4 @@
-"""How often a reproducer crashes: a number of trials, on this machine."""
+"""How often a reproducer crashes: a number of trials."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
-from ktriage.jobs.lab import Lab, stop_all
+from ktriage.jobs.lab import Lab
 from ktriage.trial import Outcome
 from ktriage.trial.rate import crash_seconds, rate_interval
 from ktriage.words import OutcomeKind
@@ -90,7 +90,7 @@ def measure_rate(
                 if follower is not None:
                     waiting[pool.submit(one, follower)] = follower
     except BaseException:
-        stop_all()
+        lab.stop()
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
