@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 from dataclasses import asdict
+from functools import cache
 from typing import TYPE_CHECKING, Annotated
 
 from ktriage.bisect.types import Belief, Chosen, End, Log, Record, Run, Start
@@ -92,6 +93,7 @@ def _sync_directory(path: Path) -> None:
         os.close(fd)
 
 
+@cache
 def _adapter() -> TypeAdapter[Record]:
     # pydantic takes 100 ms to load, which someone who only asks for help need not pay.
     from pydantic import Field, TypeAdapter

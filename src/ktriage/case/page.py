@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from ktriage import __version__
 from ktriage.case import text
+from ktriage.case.counts import plot_count
 from ktriage.case.diff import DiffLine, cut_diff, mark_diff
 from ktriage.case.modules import ModuleRow, compare_modules, modules_note
 from ktriage.case.plot import BeliefMap, belief_map
@@ -24,7 +25,7 @@ from ktriage.case.types import FIXED_RUNS, Bisection, CaseFile, Commit, FixedCos
 from ktriage.words import OutcomeKind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ktriage.console.types import Crash, Frame
     from ktriage.dump.types import ModuleState
@@ -91,6 +92,8 @@ class View:
     diff_note: str = ""
     frames: list[tuple[Frame, str | None]] = field(default_factory=list)
     guesses: list[tuple[Frame, str | None]] = field(default_factory=list)
+    sources: Mapping[tuple[str, int], Sequence[tuple[int, str]]] = field(default_factory=dict)
+    """Source lines around frames, by file and line."""
     where: str = ""
     code: list[Instruction] = field(default_factory=list)
     access: str = ""
@@ -263,6 +266,11 @@ def build_view(case: CaseFile) -> View:
     return view
 
 
+def outcome_words(kinds: Iterable[OutcomeKind]) -> list[tuple[OutcomeKind, str]]:
+    """Return what some outcomes mean, for a legend."""
+    return [(kind, OUTCOMES[kind]) for kind in kinds]
+
+
 def _finalize(value: object) -> object:
     return text.clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
@@ -287,6 +295,8 @@ def environment() -> jinja2.Environment:
         shorten=text.shorten,
         version=__version__,
         fixed_runs=FIXED_RUNS,
+        outcome_words=outcome_words,
+        plot_count=plot_count,
     )
     return environment
 

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 from ktriage.case import text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from ktriage.case.store.timeline import Timeline
 
 MOST_LANES = 5
 """Titles, or kernels, that have a lane of their own; the others share one."""
-WIDTH, LEFT, RIGHT = 960.0, 330.0, 60.0
+WIDTH, RIGHT = 960.0, 60.0
+LETTER, MOST_LETTERS = 6.6, 48
+"""Room for a letter of a label, and letters of a label that are shown."""
 LANE, BAR, HEAD, FOOT = 26.0, 19.0, 20.0, 22.0
 WIDEST = 26.0
 """The widest that a bar is drawn."""
@@ -59,9 +61,6 @@ class TimelinePlot:
 
     width: float
     height: float
-    left: float
-    right: float
-    bottom: float
     groups: tuple[Group, ...]
     ticks: tuple[tuple[float, str, str], ...]
     rows: tuple[tuple[str, int, str, str], ...]
@@ -79,93 +78,89 @@ def plot_timeline(line: Timeline) -> TimelinePlot:
         kernels[_release(kernel)][place] += count
     most = max(max(places.values()) for places in titles.values())
     most = max(most, *(max(places.values()) for places in kernels.values()))
+    shown = [("by title", titles), ("by kernel", kernels)]
+    if len(titles) == 1 or len(kernels) == 1:
+        # Where one of them is always the same, the other says it all.
+        shown = shown[1:] if len(titles) == 1 else shown[:1]
+    longest = max(len(label) for _, lanes in shown for label in lanes)
+    axis = _Axis(line, round(24 + LETTER * min(longest, MOST_LETTERS), 1))
     groups: list[Group] = []
     y = HEAD
-    for heading, lanes in (("by title", titles), ("by kernel", kernels)):
-        if heading == "by title" and len(titles) == 1 and len(kernels) > 1:
-            continue
-        if heading == "by kernel" and len(kernels) == 1 and groups:
-            continue
-        groups.append(_group(line, heading, lanes, y, most))
+    for heading, lanes in shown:
+        groups.append(_group(axis, heading, lanes, y, most))
         y += len(groups[-1].lanes) * LANE + HEAD + 6
-    bottom = y - HEAD
     return TimelinePlot(
-        width=WIDTH, height=bottom + FOOT, left=LEFT, right=WIDTH - RIGHT, bottom=bottom,
-        groups=tuple(groups), ticks=_ticks(line), rows=_rows(line), each=_length(line.width),
-        crashes=line.crashes,
+        width=WIDTH, height=y - HEAD + FOOT, groups=tuple(groups), ticks=axis.ticks(), rows=_rows(axis),
+        each=_length(line.width), crashes=line.crashes,
     )  # fmt: skip
+
+
+class _Axis:
+    """Where stretches of time are drawn, to the right of ``left``, and what they are called."""
+
+    def __init__(self, line: Timeline, left: float) -> None:
+        self.line, self.left = line, left
+        self.step = (WIDTH - left - RIGHT) / line.bins
+        # To the day is enough where a stretch is that long.
+        self.form = "%Y-%m-%d" if line.width >= DAY else "%Y-%m-%d %H:%M"
+
+    def x(self, place: float) -> float:
+        return round(self.left + place * self.step, 1)
+
+    def when(self, place: int) -> str:
+        return time.strftime(self.form, time.gmtime(self.line.start + place * self.line.width))
+
+    def ticks(self) -> tuple[tuple[float, str, str], ...]:
+        """Return where times are written, what, and how that is anchored."""
+        last = self.line.bins - 1
+        if last == 0:
+            return ((self.x(0.5), self.when(0), "middle"),)
+        between = (last // 3, 2 * last // 3) if last > 5 else ()
+        middle = ((self.x(place + 0.5), self.when(place), "middle") for place in between)
+        return (
+            (self.x(0), self.when(0), "start"),
+            *middle,
+            (self.x(last + 1), self.when(last), "end"),
+        )
 
 
 def _release(kernel: str | None) -> str:
     return (kernel or "unknown").split()[0]
 
 
-def _group(line: Timeline, heading: str, lanes: Mapping[str, Counter[int]], y: float, most: int) -> Group:
+def _group(axis: _Axis, heading: str, lanes: Mapping[str, Counter[int]], y: float, most: int) -> Group:
     ranked = sorted(lanes.items(), key=lambda item: (-item[1].total(), item[0]))
     if len(ranked) > MOST_LANES:
         rest: Counter[int] = Counter()
         for _, places in ranked[MOST_LANES - 1 :]:
             rest.update(places)
         ranked = [*ranked[: MOST_LANES - 1], (f"{len(ranked) - MOST_LANES + 1} others", rest)]
-    drawn = [_lane(line, label, places, y + at * LANE, most) for at, (label, places) in enumerate(ranked)]
+    drawn = [_lane(axis, label, places, y + at * LANE, most) for at, (label, places) in enumerate(ranked)]
     return Group(heading, y, tuple(drawn))
 
 
-def _lane(line: Timeline, label: str, places: Mapping[int, int], y: float, most: int) -> Lane:
-    step = (WIDTH - LEFT - RIGHT) / line.bins
-    width = min(step * 0.84, WIDEST)
+def _lane(axis: _Axis, label: str, places: Mapping[int, int], y: float, most: int) -> Lane:
+    width = min(axis.step * 0.84, WIDEST)
     bars = []
     for place, count in sorted(places.items()):
-        height = max(2.0, BAR * count / most)
-        says = f"{_when(line, place)}: {text.plural(count, 'crash', 'crashes')}"
-        x = LEFT + (place + 0.5) * step - width / 2
-        bars.append(
-            Bar(round(x, 1), round(y + LANE - 3 - height, 1), round(width, 1), round(height, 1), says)
-        )
+        # What is rare among many still has to be seen.
+        height = max(2.5, BAR * min(1.0, count / most))
+        says = f"{axis.when(place)}: {text.plural(count, 'crash', 'crashes')}"
+        x, top = axis.x(place + 0.5) - width / 2, y + LANE - 3 - height
+        bars.append(Bar(round(x, 1), round(top, 1), round(width, 1), round(height, 1), says))
     return Lane(label, sum(places.values()), y, tuple(bars))
 
 
-def _form(line: Timeline) -> Callable[[float], str]:
-    """Return how a time is written: to the day where a stretch is that long."""
-    written = "%Y-%m-%d" if line.width >= DAY else "%Y-%m-%d %H:%M"
-    return lambda when: time.strftime(written, time.gmtime(when))
-
-
-def _when(line: Timeline, place: int) -> str:
-    return _form(line)(line.start + place * line.width)
-
-
-def _ticks(line: Timeline) -> tuple[tuple[float, str, str], ...]:
-    """Return where times are written, what, and how that is anchored."""
-    step = (WIDTH - LEFT - RIGHT) / line.bins
-    if line.bins == 1:
-        return ((round(LEFT + step / 2, 1), _when(line, 0), "middle"),)
-    chosen = sorted(
-        {0, line.bins // 3, 2 * line.bins // 3, line.bins - 1} if line.bins > 6 else {0, line.bins - 1}
-    )
-    anchors = {chosen[0]: "start", chosen[-1]: "end"}
-    return tuple(
-        (
-            round(
-                LEFT + {"start": place, "end": place + 1}.get(anchors.get(place, ""), place + 0.5) * step, 1
-            ),
-            _when(line, place),
-            anchors.get(place, "middle"),
-        )
-        for place in chosen
-    )
-
-
-def _rows(line: Timeline) -> tuple[tuple[str, int, str, str], ...]:
+def _rows(axis: _Axis) -> tuple[tuple[str, int, str, str], ...]:
     counts: Counter[int] = Counter()
     kernels: dict[int, Counter[str]] = defaultdict(Counter)
     titles: dict[int, Counter[str]] = defaultdict(Counter)
-    for place, title, kernel, count in line.counts:
+    for place, title, kernel, count in axis.line.counts:
         counts[place] += count
         kernels[place][_release(kernel)] += count
         titles[place][title] += count
     return tuple(
-        (_when(line, place), counts[place], _some(kernels[place]), _some(titles[place]))
+        (axis.when(place), counts[place], _some(kernels[place]), _some(titles[place]))
         for place in sorted(counts, reverse=True)
     )
 

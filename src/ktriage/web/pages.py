@@ -16,17 +16,16 @@ from ktriage.case.store.ranking import functions
 from ktriage.case.store.types import BugState, FindingKind
 from ktriage.case.types import CaseFile
 from ktriage.console import read_crashes
-from ktriage.errors import UserError
 from ktriage.web import live
 from ktriage.web.context import web
 from ktriage.web.intake import take_in
 from ktriage.web.render import crash_of, page
 from ktriage.web.security import check_form, csrf_token, limited, set_csrf
+from ktriage.web.shown import NAMES, bisection_case, shared, show_bug, shown_finding
 
 router = APIRouter(include_in_schema=False)
 
 PAGE = 100
-LIST_OF_CRASHES = 100
 LONGEST_STACK = 200_000
 Count = Annotated[int, Query(ge=0, le=1_000_000)]
 
@@ -49,25 +48,11 @@ def bugs(
 @router.get("/bugs/{number:int}")
 def bug(request: Request, number: int) -> Response:
     """Show a bug: the best crash in full, what was found, all crashes."""
-    store = web(request).store
-    one = bundle(store, number, crashes=1)
-    crash = crash_of(one.best) if one.best else None
-    bisection = one.bisection or next((f for f in one.findings if f.kind is FindingKind.BISECTION), None)
-    case, running = CaseFile(title=one.bug.title, crash=crash), False
-    if bisection is not None:
-        try:
-            found, _, running = live.bisection_of(bisection)
-            case = CaseFile(title=one.bug.title, crash=crash, bisection=found.bisection)
-        except UserError:
-            bisection = None
-    mails = [(f, store.blob(f.blob)) for f in one.findings if f.kind is FindingKind.MAIL and f.blob]
     token = csrf_token(request)
+    shown = show_bug(web(request).store, number)
     answer = page(
-        request, "bug.html.j2", bug=one.bug, titles=one.titles, findings=one.findings,
-        crashes=store.crashes(number, limit=LIST_OF_CRASHES), case=case, view=build_view(case),
-        running=running, bisection=bisection, csrf=token,
-        similar=[pair for pair in store.similar(one.bug.stack, limit=6) if pair[0].id != number][:5],
-        mails=[(f, (text or b"").decode(errors="replace")) for f, text in mails], states=list(BugState),
+        request, "bug.html.j2", shown=shown, bug=shown.bug, csrf=token, states=list(BugState),
+        local=web(request).settings.local,
     )  # fmt: skip
     set_csrf(answer, token)
     return answer
@@ -158,7 +143,8 @@ def search(request: Request, stack: str = "") -> Response:
         raise HTTPException(413, "The stack is too long.")
     names = names_in(stack)
     found = web(request).store.similar(names, limit=30) if names else []
-    return page(request, "search.html.j2", stack=stack, names=names, found=found)
+    rows = [(bug, likeness, shared(names, bug)) for bug, likeness in found]
+    return page(request, "search.html.j2", stack=stack, names=names, found=rows)
 
 
 def names_in(text: str) -> list[str]:
@@ -172,12 +158,35 @@ def names_in(text: str) -> list[str]:
     ]
 
 
+@router.get("/findings/{number:int}")
+def finding(request: Request, number: int) -> Response:
+    """Show one finding in full."""
+    shown = shown_finding(web(request).store, number)
+    if shown.finding.kind is FindingKind.BISECTION:
+        return RedirectResponse(f"/bisections/{number}", 303)
+    return page(request, "finding.html.j2", one=shown, finding=shown.finding, kind=NAMES[shown.finding.kind])
+
+
+@router.get("/findings/{number:int}/text")
+def finding_text(request: Request, number: int) -> Response:
+    """Give a mail or a reproducer as it is."""
+    shown = shown_finding(web(request).store, number)
+    if shown.text is None:
+        raise HTTPException(404, "This finding is no text.")
+    return PlainTextResponse(shown.text)
+
+
 @router.get("/bisections/{number:int}")
 def bisection(request: Request, number: int) -> Response:
     """Show a bisection, and go on showing it while it runs."""
-    found = web(request).store.finding(number)
-    case, view, runs = live.bisection_of(found)
-    return page(request, "bisection.html.j2", finding=found, case=case, view=view, runs=runs)
+    shown = shown_finding(web(request).store, number)
+    if shown.document is not None:
+        case, runs = bisection_case(shown), False
+        assert case is not None
+        view = build_view(case)
+    else:
+        case, view, runs = live.bisection_of(shown.finding)
+    return page(request, "bisection.html.j2", finding=shown.finding, case=case, view=view, runs=runs)
 
 
 @router.get("/bisections/{number:int}/events")
