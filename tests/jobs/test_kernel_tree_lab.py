@@ -175,6 +175,18 @@ def test_what_is_wrong_is_said(small_kernel, lab, tmp_path: Path, more: str, mes
     assert "\n" not in str(caught.value)
 
 
+def test_a_module_on_a_tree_as_it_stands(small_kernel, tmp_path: Path) -> None:
+    path = tmp_path / "ktriage.toml"
+    text = SPEC.format(more="", title="WARNING in x").replace('"."', f'"{small_kernel.path}"')
+    path.write_text(f'{text}[module]\nname = "hello"\n')
+    (small_kernel.path / "init.c").write_text(INIT % "undeclared")
+    with pytest.raises(UserError, match=r"the kernel does not build: init.c:1:14: error: .*build\.log"):
+        open_lab(load_spec(path), tmp_path / "trials")
+    path.write_text(path.read_text() + '[[kernel.compiler]]\nname = "gcc"\nsince = "HEAD"\n')
+    with pytest.raises(UserError, match=r"with \[module\] revisions are its own: no kernel\.patch"):
+        load_spec(path)
+
+
 def test_ranges_and_patches_need_a_repository(lab, tmp_path: Path) -> None:
     (tmp_path / "x.patch").write_text("")
     for more in ('[[kernel.patch]]\nfile = "x.patch"', '[[kernel.compiler]]\nname = "gcc"\nsince = "HEAD"'):

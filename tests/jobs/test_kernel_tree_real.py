@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -218,6 +219,45 @@ def test_a_module_of_the_trees_own(tree: Tree, spec, tmp_path: Path) -> None:
     assert outcome.kind is OutcomeKind.OK, outcome.detail
     assert built.kernel and built.kernel.modules
     assert [module.name for module in built.kernel.modules.rglob("*.ko")] == ["tls.ko"]
+
+
+MODULE = """\
+#include <linux/module.h>
+static int __init hello_init(void) { WARN_ON(%d); return 0; }
+static void __exit hello_exit(void) { }
+module_init(hello_init);
+module_exit(hello_exit);
+MODULE_LICENSE("GPL");
+"""
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "LLVM=1"])
+def test_a_module_with_a_history_on_a_tree_as_it_stands(repo, spec, tmp_path: Path, compiler: str) -> None:
+    if compiler == "LLVM=1" and not all(map(shutil.which, ("clang", "ld.lld", "llvm-nm"))):
+        pytest.skip("no clang with its linker and tools")
+    path = spec(f'compiler = "{compiler}"\ndebuginfo = true')
+    text = path.read_text().replace('tree = "."', f'tree = "{packaged_source()}"')
+    text = text.replace('"WARNING in pipe_fcntl"', '"WARNING in hello_init"').replace('"pipe"]', '"true"]')
+    path.write_text(text + '[module]\nname = "hello"\n')
+    good = repo.commit("good", {"hello.c": MODULE % 0, "Makefile": "obj-m := hello.o\n"})
+    culprit = repo.commit("culprit", {"hello.c": MODULE % 1})
+    bad = repo.commit("bad", {"README": "It greets.\n"})
+    command = [
+        sys.executable,
+        "-m",
+        "ktriage",
+        "bisect",
+        "run",
+        "--spec",
+        str(path),
+        "--repo",
+        str(repo.path),
+    ]
+    done = subprocess.run(
+        [*command, "--good", good, "--bad", bad, "--json"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["culprit"] == culprit
 
 
 def test_a_configuration_that_does_not_boot(tree: Tree, spec, tmp_path: Path) -> None:

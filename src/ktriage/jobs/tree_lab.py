@@ -33,6 +33,7 @@ from ktriage.kernel import (
     checkers_for,
 )
 from ktriage.kernel.config import Dropped, parse_config
+from ktriage.kernel.tree import build_folder
 from ktriage.symbols.symbolize import symbolize_crash
 from ktriage.trial import Bench, Outcome, Spec, set_up
 from ktriage.trial.boot import Image, images_to_try, remember
@@ -49,10 +50,6 @@ CONFIG_DEBUG_INFO_DWARF_TOOLCHAIN_DEFAULT=y
 """
 NO_DWARF = "CONFIG_DEBUG_INFO_NONE=y\n# CONFIG_DEBUG_INFO is not set\n"
 """Since v5.18 debug information is a choice with a member for none (f9b3cd245784); before, a switch."""
-
-CMDLINE = "pci=noacpi"
-"""On emulated processors ACPI takes long to say how the interrupts of PCI are wired, with checkers built in
-half a minute; the wiring is known without it."""
 
 SEVERAL_ERRORS = 3
 
@@ -211,22 +208,13 @@ class TreeLab(Lab):
     def carry_out(self, built: Built, place: Path, task: Task) -> Outcome:
         """Do a task on a kernel that was built and keep what it leaves in ``place``."""
         assert built.kernel
-        return self.benches.carry_out(task, self.booted_spec, built.kernel, kernel_key(built), place)
+        return self.benches.carry_out(task, self.spec, built.kernel, kernel_key(built), place)
 
     def prepared(self, build: Build | None) -> tuple[Bench, Path | None]:
         """Return a bench that restores the kernel of a build."""
         if not isinstance(build, Built) or build.kernel is None:
             raise UserError("there is no kernel to boot: it does not build")
-        return set_up(self.booted_spec, build.kernel, restore=self.restore), None
-
-    @property
-    def booted_spec(self) -> Spec:
-        """The reproducer as kernels of one's own are booted with."""
-        table = self.spec.kernel
-        leaks = any("memory leak" in title for title in self.spec.hunted.titles)
-        cmdline = f"{CMDLINE} {'' if leaks else 'kmemleak=off'} {table.cmdline}"
-        table = table.model_copy(update={"cmdline": " ".join(cmdline.split())})
-        return self.spec.model_copy(update={"kernel": table})
+        return set_up(self.spec, build.kernel, restore=self.restore), None
 
     def _symbolized(self, outcome: Outcome, built: Built) -> Outcome:
         crash = outcome.crash
@@ -332,6 +320,22 @@ def open_tree_lab(
         if not spec.path(source).is_file():
             raise UserError(f"[guest]: no such file: {spec.path(source)}")
     return TreeLab(spec, directory, repo, restore=restore, progress=progress)
+
+
+def own_kernel(spec: Spec, progress: Progress) -> Kernel:
+    """Return the kernel of a specification whose tree is built as it stands, to build its module against.
+
+    Raises UserError where it does not build, or the tree is not there.
+    """
+    recipe = recipe_of(spec)
+    if spec.kernel.compiler:
+        recipe = replace(recipe, compiler=spec.kernel.compiler[0].name)
+    tree = spec.path(spec.kernel.tree or "").resolve()
+    # Such a guest is saved: that a bzImage takes longer to boot counts once.
+    built = build_as_it_stands(tree, recipe, image="bzImage", modules=True, progress=progress)
+    if built.kernel is None:
+        raise UserError(f"the kernel does not build: {built.error}", hint=f"see {built.log}")
+    return replace(built.kernel, headers=build_folder(tree, recipe.config, recipe.compiler))
 
 
 def check_ends(lab: TreeLab, good: str, bad: str) -> None:

@@ -14,6 +14,8 @@ from functools import lru_cache
 from ktriage.errors import UserError
 
 LLVM = re.compile(r"LLVM=(?:1|(?P<suffix>-\d+)|(?P<prefix>/\S*/))")
+BUILT_WITH = ".ktriage-compiler"
+"""A file in a build folder that has the compiler's name, for what is built against it."""
 LLVM_TOOLS = {"ld.lld": "lld", "llvm-ar": "llvm", "llvm-nm": "llvm", "llvm-objcopy": "llvm"}
 """What make takes in place of binutils, with the Debian packages that have them."""
 

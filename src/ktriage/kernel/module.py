@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +19,7 @@ from pathlib import Path
 from ktriage.cache import cache_root, cached, digest
 from ktriage.errors import UserError
 from ktriage.history.tree import apply_patches
+from ktriage.kernel.compiler import BUILT_WITH, compiler_version, make_arguments
 from ktriage.kernel.make import run_make
 from ktriage.kernel.signature import module_signature
 from ktriage.kernel.sources import Sources
@@ -58,7 +58,12 @@ class ModuleBuild:
 
 
 def compiler_of(headers: Path) -> str:
-    """Return the compiler that the headers ask for (Debian's .kernelvariables), else gcc."""
+    """Return the compiler that the headers ask for, else gcc.
+
+    Debian's say it in .kernelvariables, the build folders of kernels of one's own in a file of ours.
+    """
+    if (headers / BUILT_WITH).is_file():
+        return (headers / BUILT_WITH).read_text()
     variables = headers / ".kernelvariables"
     named = (
         re.search(r"^CC = .*?([\w-]*gcc[\w.-]*)$", variables.read_text(), re.MULTILINE)
@@ -74,13 +79,9 @@ def compiler_of(headers: Path) -> str:
     return compiler
 
 
-@cache
-def _version(compiler: str) -> str:
-    return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-
-
 READ_OF_HEADERS = ("include", "arch/x86", "scripts")
 """Folders of a kernel's headers that hold what modules are built with."""
+READ_OF_TREE = ("include", "arch/x86/include")
 
 
 def identity_of(kernel: Kernel) -> str:
@@ -103,7 +104,10 @@ def _content(headers: Path, times: tuple[int, ...]) -> str:
     """Return a key of the files that a build reads; ``times`` are those of files that each build writes."""
     del times
     total = hashlib.sha256()
-    below = (path for name in READ_OF_HEADERS for path in (headers / name).rglob("*"))
+    below = [path for name in READ_OF_HEADERS for path in (headers / name).rglob("*")]
+    if (headers / "source").is_symlink():
+        # Built out of tree: most headers are the tree's.
+        below += [path for name in READ_OF_TREE for path in (headers / "source" / name).rglob("*.h")]
     for path in sorted([*below, *(headers / name for name in ("Makefile", ".config", "Module.symvers"))]):
         if path.suffix in (".o", ".cmd", ".a") or not path.is_file():
             continue
@@ -130,7 +134,7 @@ def module_key(sources: Sources, kernel: Kernel, name: str, patches: tuple[str, 
     """
     identity = sources_identity(sources, kernel, name, patches)
     assert kernel.headers is not None
-    return digest(identity, _version(compiler_of(kernel.headers)))
+    return digest(identity, compiler_version(compiler_of(kernel.headers)))
 
 
 def kept_module(key: str, name: str, *, fresh: bool = False) -> ModuleBuild | None:
@@ -197,6 +201,7 @@ def _make(folder: Path, source: Path, headers: Path, name: str, timeout: float) 
         f"KCFLAGS={maps}",
         f"-j{os.cpu_count() or 1}",
         *ARGUMENTS,
+        *(make_arguments(compiler_of(headers)) if (headers / BUILT_WITH).is_file() else ()),
         "modules",
     ]
     began = time.monotonic()

@@ -20,7 +20,7 @@ from pathlib import Path
 from ktriage.cache import cache_root, cached, digest, keep_newest, locked, touch
 from ktriage.errors import MachineryError, UserError
 from ktriage.kernel import compiler as compilers
-from ktriage.kernel.compiler import compiler_version
+from ktriage.kernel.compiler import BUILT_WITH, compiler_version
 from ktriage.kernel.config import Config, configure, parse_config
 from ktriage.kernel.debian import fetch
 from ktriage.kernel.kconfig import SOURCE_ARCH
@@ -191,6 +191,7 @@ def make_tree(
     if not _is_configured(tree, out):
         configure(tree, out, recipe.config, compiler=recipe.compiler, lenient=recipe.lenient)
     check_tools(recipe.compiler, out / ".config")
+    (out / BUILT_WITH).write_text(recipe.compiler)
     absent = absent_symbols(out / ".config", recipe.config)
     progress(f"building {tree.name} in {out}")
     command = [

@@ -36,6 +36,20 @@ def named_kernel(spec: Spec) -> Kernel:
     return Kernel(image, release, modules, found["headers"], found["vmlinux"])
 
 
+OWN_CMDLINE = "pci=noacpi"
+"""On emulated processors ACPI takes long to say how the interrupts of PCI are wired, with checkers built in
+half a minute; the wiring is known without it."""
+
+
+def cmdline_of(spec: Spec) -> str:
+    """Return what is added to the kernel's command line: of kernels of one's own, more than is asked for."""
+    asked = spec.kernel.cmdline
+    if spec.kernel.tree is None:
+        return asked
+    leaks = any("memory leak" in title for title in spec.hunted.titles)
+    return " ".join(filter(None, (OWN_CMDLINE, "" if leaks else "kmemleak=off", asked)))
+
+
 @dataclass(frozen=True, slots=True)
 class Bench:
     """A prepared guest and what to do in it; made by ``set_up``."""
@@ -119,7 +133,7 @@ def set_up(spec: Spec, kernel: Kernel, *, restore: bool = True, progress: Progre
             programs=tuple(Program(spec.path(source)) for source in spec.guest.compile),
             memory_mib=spec.guest.memory_mib,
             cpus=spec.guest.cpus,
-            cmdline=spec.kernel.cmdline,
+            cmdline=cmdline_of(spec),
             accel=spec.guest.accel,
             boot_timeout=spec.guest.boot_timeout,
             trace=spec.refs is not None,

@@ -238,10 +238,19 @@ class Spec(_Table):
     folder: Path = Field(default=Path(), exclude=True)
 
     @model_validator(mode="after")
-    def _no_module(self) -> Self:
-        if self.kernel.tree is not None and self.module is not None:
-            raise ValueError("[module] goes with packaged kernels and files, not with kernel.tree")
+    def _one_repository(self) -> Self:
+        kernel = self.kernel
+        ranges = any(one.since or one.until for one in (*kernel.compiler, *kernel.patch))
+        if self.module is not None and (kernel.patch or ranges):
+            raise ValueError(
+                "with [module] revisions are its own: no kernel.patch, since or until"
+            )
         return self
+
+    @property
+    def kernel_under_test(self) -> bool:
+        """Whether revisions are the kernel's: it has a tree, and there is no module that they are of."""
+        return self.kernel.tree is not None and self.module is None
 
     def path(self, text: str) -> Path:
         """Return ``text`` as a path, relative to the specification's folder."""
