@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
+import sys
+import time
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI, Request
 from fastapi.exception_handlers import request_validation_exception_handler
 from fastapi.exceptions import RequestValidationError
@@ -15,7 +22,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from ktriage import __version__
-from ktriage.errors import MachineryError, UserError
+from ktriage.case.store import open_store
+from ktriage.errors import KtriageError, MachineryError, UserError
 from ktriage.web import api, pages
 from ktriage.web.context import Web
 from ktriage.web.render import page
@@ -23,10 +31,15 @@ from ktriage.web.security import SecurityHeaders
 from ktriage.web.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from ktriage.case.store import Store
 
 STATIC = Path(__file__).parent / "static"
 CASE_STYLE = Path(__file__).parents[1] / "case" / "templates" / "page.css"
+THREADS = 8
+"""Requests that a process answers at once: of more, all would end late, for there is one interpreter."""
+RETRY_SECONDS = 2.0
 FORM_ROOM = 64 << 10
 """Bytes of a form beside the log in it."""
 
@@ -42,6 +55,7 @@ def create_app(store: Store, settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url="/api/openapi.json",
+        lifespan=_few_threads,
     )
     app.state.web = Web(store, settings)
     app.include_router(pages.router)
@@ -57,6 +71,31 @@ def create_app(store: Store, settings: Settings | None = None) -> FastAPI:
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=settings.allowed_hosts)
     app.add_middleware(SecurityHeaders, most=settings.upload_bytes + FORM_ROOM)
     return app
+
+
+def serve_store(place: str, settings: Settings, parent: int) -> FastAPI:
+    """Return the application for one process of a server, which ends with its ``parent``.
+
+    Ends the process where the store can't be opened: the parent starts another one.
+    """
+    if os.getpid() != parent:
+        # PR_SET_PDEATHSIG (prctl(2)): without a parent nobody would end this process, and it has the port.
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if os.getppid() != parent:
+            sys.exit(1)
+    try:
+        return create_app(open_store(place), settings)
+    except KtriageError as error:
+        sys.stderr.write(f"ktriage serve: {error}\n")
+        time.sleep(RETRY_SECONDS)
+        sys.exit(1)
+
+
+@asynccontextmanager
+async def _few_threads(_: FastAPI) -> AsyncIterator[None]:
+    """Set how many threads answer."""
+    current_default_thread_limiter().total_tokens = THREADS
+    yield
 
 
 def _style() -> Response:

@@ -19,7 +19,7 @@ class Web:
     def __init__(self, store: Store, settings: Settings) -> None:
         self.store = store
         self.settings = settings
-        self.uploads = RateLimit(settings.uploads_a_minute)
+        self.uploads = RateLimit(settings.uploads_a_minute, settings.limits)
 
 
 def web(request: Request) -> Web:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hmac
 import secrets
+import sqlite3
 import threading
 import time
-from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from fastapi import HTTPException
@@ -31,7 +31,6 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-MOST_CALLERS = 10_000
 
 
 class SecurityHeaders:
@@ -67,23 +66,42 @@ class SecurityHeaders:
 
 
 class RateLimit:
-    """So many calls a minute from each caller: a bucket that fills steadily."""
+    """So many calls a minute from each caller: a bucket that fills steadily.
 
-    def __init__(self, a_minute: int) -> None:
+    ``place`` is a file, for processes that share the limit, or ``:memory:``. It is an SQLite database, whose
+    locks the kernel takes back from a process that is killed.
+    """
+
+    def __init__(self, a_minute: int, place: str = ":memory:") -> None:
         self.a_minute = a_minute
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._lock = threading.Lock()
+        self._file = sqlite3.connect(place, check_same_thread=False, isolation_level=None)
+        # Nothing in it outlives the server: it need not reach a disk.
+        for pragma in ("journal_mode=MEMORY", "synchronous=OFF"):
+            self._file.execute(f"PRAGMA {pragma}")
+        self._file.execute(
+            "CREATE TABLE IF NOT EXISTS bucket (caller TEXT PRIMARY KEY, fill REAL, last REAL)"
+        )
 
     def take(self, caller: str) -> float:
         """Take one; return 0, or the seconds after which there is one."""
+        most = float(self.a_minute)
+        # One clock for all processes of a machine (clock_gettime(2)).
         now = time.monotonic()
         with self._lock:
-            left, last = self._buckets.pop(caller, (float(self.a_minute), now))
-            left = min(float(self.a_minute), left + (now - last) * self.a_minute / 60)
-            wait = 0.0 if left >= 1 else (1 - left) * 60 / self.a_minute
-            self._buckets[caller] = (left - 1 if left >= 1 else left, now)
-            while len(self._buckets) > MOST_CALLERS:
-                self._buckets.popitem(last=False)
+            self._file.execute("BEGIN IMMEDIATE")
+            row = self._file.execute("SELECT fill, last FROM bucket WHERE caller = ?", (caller,)).fetchone()
+            fill, last = row or (most, now)
+            fill = min(most, fill + max(0.0, now - last) * most / 60)
+            wait = 0.0 if fill >= 1 else (1 - fill) * 60 / most
+            if row is None:
+                # A bucket that nothing was taken from for a minute is full, as one that is not there.
+                self._file.execute("DELETE FROM bucket WHERE last < ?", (now - 60,))
+            self._file.execute(
+                "INSERT OR REPLACE INTO bucket VALUES (?, ?, ?)",
+                (caller, fill - 1 if fill >= 1 else fill, now),
+            )
+            self._file.execute("COMMIT")
             return wait
 
 

@@ -14,7 +14,7 @@ class Settings:
 
     ``hosts`` are the names by which it may be called: others are refused, so that no foreign page can reach
     it by a name that it made point here. ``upload_bytes`` bounds a log, ``uploads_a_minute`` what one address
-    may send.
+    may send; ``limits`` is the file by which all processes of a server know how much that was.
     """
 
     host: str = "127.0.0.1"
@@ -23,6 +23,7 @@ class Settings:
     upload_bytes: int = 32 << 20
     uploads_a_minute: int = 60
     keep: int = 40
+    limits: str = ":memory:"
 
     @property
     def local(self) -> bool:

@@ -20,19 +20,21 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 
-from ktriage.case.store.store import Store
+from ktriage.case.store.store import BUSY_SECONDS, Store, failure
 from ktriage.errors import MachineryError, UserError
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-BUSY_SECONDS = 30.0
-"""How long a writer waits for another one's transaction."""
 CONNECTIONS = 12
 """Connections that a process keeps open: as many as the threads of a server that ask at once."""
 MIGRATION_LOCK = 0x6B747269
 """PostgreSQL's advisory lock that is held while a store is brought to the newest form."""
+
+
+WRITE_LOCK = MIGRATION_LOCK + 1
+"""PostgreSQL's advisory lock that a transaction holds which writes."""
 
 
 def default_place() -> Path:
@@ -86,9 +88,12 @@ def _engine(url: URL) -> Engine:
             event.listen(engine, "connect", _set_up_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
             return engine
-        return create_engine(
-            url, pool_pre_ping=True, pool_size=CONNECTIONS, connect_args={"connect_timeout": 10}
+        waits = {"options": f"-c lock_timeout={BUSY_SECONDS:.0f}s"} if "options" not in url.query else {}
+        engine = create_engine(
+            url, pool_pre_ping=True, pool_size=CONNECTIONS, connect_args={"connect_timeout": 10, **waits}
         )
+        event.listen(engine, "begin", _begin_postgresql)
+        return engine
     except (ImportError, NoSuchModuleError) as error:
         raise UserError(
             f"{url.get_backend_name()}: its driver is not installed", hint="pip install 'ktriage[postgres]'"
@@ -105,6 +110,13 @@ def _set_up_sqlite(connection: sqlite3.Connection, _: object) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    # One writer at a time, as with SQLite: two that meet the same new title, or the same bugs in another
+    # order, would else end in a duplicate key or a deadlock, and two counts of what is kept in a wrong one.
+    if connection.get_execution_options().get("writes", False):
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (WRITE_LOCK,))
 
 
 def _upgrade(connection: Connection, url: URL) -> None:
@@ -126,7 +138,7 @@ def _said(error: DBAPIError | CommandError, url: URL) -> UserError | MachineryEr
     place = url.database if url.get_backend_name() == "sqlite" else url.render_as_string()
     if isinstance(error, CommandError):
         return UserError(f"{place}: made by a newer ktriage", hint="bring this ktriage up to date")
-    said = str(error.orig).strip().splitlines() or ["no reason given"]
-    if isinstance(error, OperationalError) and "locked" in said[0]:
-        return MachineryError(f"{place}: another process has been writing to it for {BUSY_SECONDS:.0f} s")
-    return UserError(f"{place}: can't be opened as a case store: {said[0]}")
+    failed = failure(error)
+    if isinstance(error, OperationalError) and failed.data["busy"]:
+        return MachineryError(f"{place}: {failed.message}")
+    return UserError(f"{place}: can't be opened as a case store: {failed.data['said']}")

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, insert, select, update
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 
 from ktriage.case.store import blobs, look
 from ktriage.case.store.check import recount
@@ -27,17 +28,20 @@ from ktriage.case.store.models import (
 from ktriage.case.store.pruning import let_go, prune
 from ktriage.case.store.ranking import functions, rank
 from ktriage.case.store.types import Added, BugState, Finding, FindingKind
-from ktriage.errors import UserError
+from ktriage.errors import MachineryError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from sqlalchemy import Connection, Engine, Insert
+    from sqlalchemy.exc import DBAPIError
 
     from ktriage.case.store.types import Bug, CrashEntry, Pruned
     from ktriage.console.types import Crash
 
 SHORT = 200
+BUSY_SECONDS = 30.0
+"""How long a writer waits for another one's transaction."""
 MOST_WORDS = 16_000
 """Characters that a search of one bug looks in."""
 KEPT = 40
@@ -53,6 +57,12 @@ class Store:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        # With PostgreSQL's own level each question would see what was written since the last one.
+        level = {} if engine.dialect.name == "sqlite" else {"isolation_level": "REPEATABLE READ"}
+        self._engines = {
+            True: engine.execution_options(writes=True),
+            False: engine.execution_options(**level),
+        }
         self._mine = threading.local()
         self._common = look.Common()
 
@@ -74,19 +84,23 @@ class Store:
 
     @contextmanager
     def _transaction(self, *, writes: bool) -> Iterator[Connection]:
-        """Begin a transaction, or go on with the one that this thread is in."""
+        """Begin a transaction, or go on with the one that this thread is in.
+
+        Raises MachineryError where the database fails: nothing of the transaction is kept then, unless it
+        failed while that was being said.
+        """
         if (connection := getattr(self._mine, "connection", None)) is not None:
             yield connection
             return
-        with (
-            self.engine.connect().execution_options(writes=writes) as connection,
-            connection.begin(),
-        ):
-            self._mine.connection = connection
-            try:
-                yield connection
-            finally:
-                self._mine.connection = None
+        try:
+            with self._engines[writes].begin() as connection:
+                self._mine.connection = connection
+                try:
+                    yield connection
+                finally:
+                    self._mine.connection = None
+        except (OperationalError, InterfaceError, InternalError) as error:
+            raise failure(error) from error
 
     # What is brought in.
 
@@ -397,6 +411,16 @@ class Store:
         """Return what is kept under a digest."""
         with self.snapshot() as connection:
             return blobs.get(connection, digest)
+
+
+def failure(error: DBAPIError) -> MachineryError:
+    """Return what a database's failure is to whoever asked; ``data`` has ``busy`` and what was ``said``."""
+    said = (str(error.orig).strip().splitlines() or ["no reason given"])[0]
+    if "locked" in said or "lock timeout" in said:
+        text = f"another process has been writing to the case store for {BUSY_SECONDS:.0f} s"
+        return MachineryError(text, hint="try again", busy=True, said=said)
+    hint = "what was said to be kept is kept; try again when the database answers"
+    return MachineryError(f"the case store failed: {said}", hint=hint, busy=False, said=said)
 
 
 def _fit(title: str) -> str:
