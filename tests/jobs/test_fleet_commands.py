@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +17,7 @@ from typing import Any
 import fleet as helpers
 import pytest
 
+from ktriage.case.store import open_store
 from ktriage.cli import main
 from ktriage.jobs.cluster import connected
 from ktriage.jobs.crew import crew_of
@@ -122,3 +126,89 @@ def test_a_scheduler_that_goes_away(fleet: helpers.Fleet) -> None:
     said = (fleet.place / "one" / "log").read_text().splitlines()
     assert len(said) == 2
     assert re.fullmatch(rf"ktriage worker: {fleet.address} is gone or has given this worker up; .*", said[1])
+
+
+OOPS = """[    1.000000] Linux version 6.1.0 (a@b) #1
+[   12.345678] BUG: kernel NULL pointer dereference, address: {number:#x}
+[   12.345680] Oops: 0000 [#1] PREEMPT SMP
+[   12.345681] CPU: 0 PID: {number} Comm: sh Not tainted 6.1.0 #1
+[   12.345682] RIP: 0010:culprit_{bug}+0x9/0x20
+[   12.345683] Call Trace:
+[   12.345685]  caller+0x1be/0x22c
+"""
+
+
+def write_logs(folder: Path, count: int) -> None:
+    """Write logs as a night leaves them: many, some compressed, journals, one broken, a large one."""
+    crash = folder / "crashes/0123456789abcdef"
+    crash.mkdir(parents=True)
+    (crash / "description").write_text("x\n")
+    (crash / "log0").write_text(OOPS.format(number=1, bug="syz"))
+    (crash / "repro.prog").write_text("r0 = socket(0x2, 0x1, 0x0)\n")
+    for number in range(count):
+        text = OOPS.format(number=number, bug=number % 7).encode()
+        name = folder / f"{number % 3}" / f"{number:04d}.log"
+        name.parent.mkdir(exist_ok=True)
+        if number % 5 == 0:
+            name.with_suffix(".log.gz").write_bytes(gzip.compress(text, mtime=0))
+        else:
+            name.write_bytes(text)
+    (folder / "cut.log.gz").write_bytes(gzip.compress(b"x" * 9999)[:-9])
+    filler = b"[    2.000000] all is well\n" * 400_000
+    (folder / "large.log").write_bytes(filler + OOPS.format(number=1, bug="large").encode())
+    (folder / "large.log.gz").write_bytes(gzip.compress(filler * 4 + b"end\n", 1))
+    entry = "__REALTIME_TIMESTAMP=1700000000%06d\n_BOOT_ID=b%d\n_TRANSPORT=kernel\nMESSAGE=%s\n\n"
+    lines = [line.split("] ", 1)[1] for line in OOPS.format(number=1, bug="journal").splitlines()]
+    (folder / "journal.export").write_text(
+        "".join(entry % (at, boot, line) for boot in (1, 2) for at, line in enumerate(lines))
+    )
+
+
+def content_of(place: Path) -> Any:
+    """Return what a store has, without what depends on the order of things."""
+    store = open_store(place)
+    bugs = []
+    for bug in store.bugs(limit=1000)[0]:
+        crashes = sorted((one.title, one.when, one.source) for one in store.crashes(bug.id, limit=10_000))
+        bugs.append((bug.title, bug.crashes, bug.first_seen, bug.last_seen, crashes))
+    findings = [(one.kind, one.summary, store.blob(one.blob)) for one in store.findings()]
+    store.close()
+    return sorted(bugs), findings
+
+
+def counts(out: str) -> dict[str, int]:
+    """Return what ``ktriage import --json`` says in the end, but for the time it took."""
+    last = json.loads(out.splitlines()[-1])
+    del last["seconds"]
+    return last
+
+
+def test_an_import_on_a_cluster(fleet: helpers.Fleet, tmp_path: Path, capsys) -> None:
+    """A worker killed in the middle loses nothing and doubles nothing; the same again adds nothing."""
+    first = fleet.worker("one", 1)
+    fleet.worker("two", 1)
+    write_logs(tmp_path / "logs", 400)
+    away = ["import", "--json", "--case", str(tmp_path / "away.db"), "--cluster", fleet.address]
+    fleet.wait(2)
+    command = [sys.executable, "-m", "ktriage", *away, str(tmp_path / "logs")]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert run.stdout
+    head = run.stdout.readline()
+    first.kill()
+    out, errors = run.communicate(timeout=300)
+    assert run.returncode == 0, errors
+    here = ["import", "--json", "--case", str(tmp_path / "here.db"), str(tmp_path / "logs")]
+    assert main(here) == 0
+    told = capsys.readouterr().out
+    assert counts(out) == counts(told)
+    assert errors_of(head + out) == errors_of(told)
+    assert content_of(tmp_path / "away.db") == content_of(tmp_path / "here.db")
+    assert main([*away, str(tmp_path / "logs")]) == 0
+    again = counts(capsys.readouterr().out)
+    assert (again["new"], again["known"]) == (0, again["logs"] - again["unreadable"])
+    assert content_of(tmp_path / "away.db") == content_of(tmp_path / "here.db")
+
+
+def errors_of(out: str) -> list[tuple[str, str]]:
+    told = [json.loads(line) for line in out.splitlines()[:-1]]
+    return sorted((one["source"], one["error"]) for one in told if one["error"])

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ktriage.cli import tls
 from ktriage.errors import UserError
 
 if TYPE_CHECKING:
     import argparse
 
-    from ktriage.jobs.importing import Imported
+    from ktriage.case.store import Store
+    from ktriage.jobs.importing import Imported, Readers
 
 HELP = (
     "Read logs into the case store: files, folders of them, syz-manager's crash folders, journald's exports."
@@ -29,12 +32,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--case", metavar="PLACE", help="the store: a file or a PostgreSQL URL")
     parser.add_argument("--jobs", metavar="N", type=int, help="processes that read (as many as processors)")
     parser.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="have the workers of this Dask scheduler read; the store stays here",
+    )
+    parser.add_argument(
         "--keep", metavar="N", type=int, default=40, help="crashes of a bug to keep logs of (40)"
     )
     parser.add_argument("--exit-code", action="store_true", help="exit with 1 where a bug is new")
     parser.add_argument(
         "--json", action="store_true", help="print an object a log, and one for all at the end"
     )
+    tls.configure(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,14 +55,27 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--jobs: at least 1")
     if args.keep < 0:
         raise UserError("--keep: at least 0")
-    store = open_store(args.case)
-    meter = _Meter(as_json=args.json)
-    try:
-        import_logs(store, args.paths, jobs=args.jobs, keep=args.keep, tell=meter)
-    finally:
-        meter.close()
-        store.close()
+    tls.apply(args)
+    with ExitStack() as stack:
+        store = stack.enter_context(closing(open_store(args.case)))
+        readers = _away(stack, args.cluster, store) if args.cluster else None
+        meter = stack.enter_context(closing(_Meter(as_json=args.json)))
+        import_logs(store, args.paths, jobs=args.jobs, keep=args.keep, tell=meter, readers=readers)
     return 1 if args.exit_code and meter.new else 0
+
+
+def _away(stack: ExitStack, address: str, store: Store) -> Readers:
+    from ktriage.jobs.cluster import connected
+    from ktriage.jobs.crew import crew_of
+    from ktriage.jobs.importing_away import Away
+
+    client = stack.enter_context(connected(address))
+    crew = crew_of(client, address, _note)
+    return Away(stack.enter_context(closing(crew)), store)
+
+
+def _note(line: str) -> None:
+    sys.stderr.write(f"ktriage import: {line}\n")
 
 
 class _Meter:

@@ -6,16 +6,17 @@ they find is written by this process, many logs to a transaction.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import re
+import signal
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ktriage.case.store import Store, open_store
 from ktriage.case.store.store import KEPT
@@ -27,6 +28,7 @@ from ktriage.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from multiprocessing.context import BaseContext
 
     from ktriage.console import Crash
 
@@ -42,11 +44,15 @@ LARGEST_REPRODUCER = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A log to be read; ``when`` is the file's time, ``folder`` that of a crash that syz-manager kept."""
+    """A log to be read: ``when`` is the file's time, ``size`` its bytes as it lies there, perhaps compressed.
+
+    ``folder`` is that of a crash that syz-manager kept.
+    """
 
     path: Path
     when: float
     folder: Path | None = None
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +92,8 @@ def find_logs(paths: Sequence[Path]) -> Iterator[Item]:
                 folders.sort()
                 yield from _in_folder(Path(root), sorted(names))
         else:
-            yield Item(path, path.stat().st_mtime)
+            found = path.stat()
+            yield Item(path, found.st_mtime, size=found.st_size)
 
 
 def _in_folder(root: Path, names: Sequence[str]) -> Iterator[Item]:
@@ -100,9 +107,66 @@ def _in_folder(root: Path, names: Sequence[str]) -> Iterator[Item]:
             continue
         try:
             if path.is_file():
-                yield Item(path, path.stat().st_mtime, root if syz else None)
+                found = path.stat()
+                yield Item(path, found.st_mtime, root if syz else None, found.st_size)
         except OSError:
             continue
+
+
+class Readers(Protocol):
+    """What reads logs, some at a time, somewhere else than here."""
+
+    room: int
+    """How many calls are under way at once."""
+    most: int
+    """Bytes of files in one call, but for one file that alone is more."""
+
+    def submit(self, items: Sequence[Item]) -> Future[list[Read]]:
+        """Read some logs; the future raises BrokenProcessPool where one of them killed its reader."""
+
+    def mend(self, lost: Sequence[Sequence[Item]]) -> Iterator[Read]:
+        """Read again what was under way when a reader died, and be ready for more."""
+
+    def close(self) -> None:
+        """End what is under way."""
+
+
+class Processes:
+    """Reads logs in processes of this machine. ``url`` is the store that says which are known, if any."""
+
+    most = 1 << 62
+
+    def __init__(self, jobs: int, url: str | None, *, context: BaseContext | None = None) -> None:
+        self.room = jobs + 1
+        self._jobs, self._url, self._context = jobs, url, context
+        self._pool = self._made(jobs)
+
+    def _made(self, jobs: int) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(jobs, mp_context=self._context, initializer=_set_up, initargs=(self._url,))
+
+    def submit(self, items: Sequence[Item]) -> Future[list[Read]]:
+        """Read some logs."""
+        return self._pool.submit(read_items, items)
+
+    def mend(self, lost: Sequence[Sequence[Item]]) -> Iterator[Read]:
+        """Read again, each log in a process of its own: one of them killed its reader."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool = self._made(self._jobs)
+        for items in lost:
+            yield from self.one_by_one(items)
+
+    def one_by_one(self, items: Sequence[Item]) -> Iterator[Read]:
+        """Read each log in a process of its own."""
+        for item in items:
+            with self._made(1) as pool:
+                try:
+                    yield from pool.submit(read_items, [item]).result()
+                except BrokenProcessPool:
+                    yield Read(str(item.path), item.when, error="its reader died")
+
+    def close(self) -> None:
+        """End what is under way."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 def import_logs(
@@ -112,20 +176,21 @@ def import_logs(
     jobs: int | None = None,
     keep: int = KEPT,
     tell: Callable[[Imported], None] = lambda _: None,
+    readers: Readers | None = None,
 ) -> None:
     """Read all logs of ``paths`` into ``store``; ``tell`` is called for each when it is kept for good.
 
-    Raises UserError where a path is missing. A log that can't be read is told, and left.
+    ``readers`` read them, ``jobs`` processes of this machine where there are none. Raises UserError where a
+    path is missing. A log that can't be read is told, and left.
     """
-    items = find_logs(paths)
-    jobs = jobs or os.cpu_count() or 1
     url = store.engine.url.render_as_string(hide_password=False)
-    pool = ProcessPoolExecutor(jobs, initializer=_set_up, initargs=(url,))
+    readers = readers or Processes(jobs or os.cpu_count() or 1, url)
+    batches = _batches(find_logs(paths), readers.most)
     try:
         pending: dict[Future[list[Read]], list[Item]] = {}
         while True:
-            while len(pending) < jobs + 1 and (some := list(islice(items, AT_ONCE))):
-                pending[pool.submit(read_items, some)] = some
+            while len(pending) < readers.room and (some := next(batches, None)):
+                pending[readers.submit(some)] = some
             if not pending:
                 return
             done, _ = wait(pending, return_when=FIRST_COMPLETED)
@@ -134,27 +199,27 @@ def import_logs(
                 try:
                     results = future.result()
                 except BrokenProcessPool:
-                    pool.shutdown(wait=False, cancel_futures=True)
                     lost = [batch, *pending.values()]
                     pending.clear()
-                    results = [one for items_ in lost for one in _one_by_one(items_, url)]
-                    pool = ProcessPoolExecutor(jobs, initializer=_set_up, initargs=(url,))
+                    results = list(readers.mend(lost))
                 for told in _keep(store, results, keep):
                     tell(told)
                 if not pending:
                     break
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        readers.close()
 
 
-def _one_by_one(items: Sequence[Item], url: str) -> Iterator[Read]:
-    """Read each log in a process of its own: one of them killed its reader."""
+def _batches(items: Iterator[Item], most: int) -> Iterator[list[Item]]:
+    """Put logs together, ``AT_ONCE`` or ``most`` bytes of them."""
+    batch: list[Item] = []
     for item in items:
-        with ProcessPoolExecutor(1, initializer=_set_up, initargs=(url,)) as pool:
-            try:
-                yield from pool.submit(read_items, [item]).result()
-            except BrokenProcessPool:
-                yield Read(str(item.path), item.when, error="its reader died")
+        if batch and (len(batch) >= AT_ONCE or sum(one.size for one in batch) + item.size > most):
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
 
 
 def _keep(store: Store, results: Sequence[Read], keep: int) -> list[Imported]:
@@ -190,8 +255,10 @@ _stores: list[Store] = []
 """The store as a reading process sees it: it only asks what is known already."""
 
 
-def _set_up(url: str) -> None:
-    _stores[:] = [open_store(url)]
+def _set_up(url: str | None) -> None:
+    # A pool's processes wait for ever where the one that made them was killed: prctl(2), PR_SET_PDEATHSIG.
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    _stores[:] = [open_store(url)] if url else []
 
 
 def read_items(items: Sequence[Item]) -> list[Read]:
