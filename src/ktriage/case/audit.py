@@ -145,17 +145,19 @@ def _claim(audit: Audit) -> Text:
     return body
 
 
-def _candidates(log: ForeignLog, belief: Belief) -> Text:
-    body = Text()
+def _candidates(log: ForeignLog, belief: Belief) -> RenderableType:
     if belief.claimed is not None and belief.claimed > 0.99:
-        return body
+        return Text()
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(no_wrap=True, justify="right", min_width=8)
+    table.add_column(overflow="fold")
     for place, stretch in enumerate(belief.stretches[:5]):
-        body.append(f"\n       {text.percent(stretch.probability):>8}  ")
-        body.append(text.clean(stretch_words(belief, place)))
+        words = Text(text.clean(stretch_words(belief, place)))
+        table.add_row(text.percent(stretch.probability), words)
     for name, chance in zip(outside_words(log), (belief.already, belief.nowhere), strict=True):
         if chance > 0.001:
-            body.append(f"\n       {text.percent(chance):>8}  {name}")
-    return body
+            table.add_row(text.percent(chance), Text(name))
+    return Padding(table, (1, 0, 0, 7))
 
 
 def _doubts(judgement: Judgement) -> RenderableType:
