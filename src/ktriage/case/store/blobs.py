@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 import zstandard
-from sqlalchemy import insert, select
+from sqlalchemy import bindparam, insert, select
 
 from ktriage.case.store.models import BlobRow
 from ktriage.errors import MachineryError
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 LEVEL = 6
 """zstd's level: a console log shrinks to an eighth, at 100 MB a second."""
+_NAMED = BlobRow.digest == bindparam("digest")
+_THERE = select(BlobRow.digest).where(_NAMED)
+_CONTENT = select(BlobRow.data, BlobRow.size).where(_NAMED)
+_INSERT = insert(BlobRow)
 LARGEST = 64 << 20
 """Bytes of the largest blob that is read back."""
 
@@ -28,15 +32,15 @@ def digest_of(data: bytes) -> str:
 def put(connection: Connection, data: bytes) -> str:
     """Keep ``data`` and return its digest; nothing is written where it is there already."""
     digest = digest_of(data)
-    if connection.execute(select(BlobRow.digest).where(BlobRow.digest == digest)).first() is None:
+    if connection.execute(_THERE, {"digest": digest}).first() is None:
         packed = zstandard.ZstdCompressor(level=LEVEL).compress(data)
-        connection.execute(insert(BlobRow).values(digest=digest, size=len(data), data=packed))
+        connection.execute(_INSERT, {"digest": digest, "size": len(data), "data": packed})
     return digest
 
 
 def get(connection: Connection, digest: str) -> bytes | None:
     """Return what is kept under ``digest``, or None. Raises MachineryError where it is spoilt."""
-    row = connection.execute(select(BlobRow.data, BlobRow.size).where(BlobRow.digest == digest)).first()
+    row = connection.execute(_CONTENT, {"digest": digest}).first()
     if row is None:
         return None
     try:

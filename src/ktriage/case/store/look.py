@@ -1,4 +1,7 @@
-"""Questions to a store, each within a transaction that its caller has begun."""
+"""Questions to a store, each within a transaction that its caller has begun.
+
+Those that are asked often are built once: that costs ten times what asking them of a small table does.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 
 from ktriage.case.store.models import (
     BugRow,
@@ -41,7 +44,7 @@ COMMON_SECONDS = 600.0
 
 def bug(connection: Connection, number: int) -> Bug:
     """Return a bug; raises UserError where there is none of that number."""
-    row = connection.execute(_BUGS.where(BugRow.id == number)).first()
+    row = connection.execute(_BUG, {"bug": number}).first()
     if row is None:
         raise UserError(f"there is no bug {number}", bug=number)
     return _bug(row)
@@ -52,6 +55,13 @@ _BUGS = select(
     BugRow.first_seen, BugRow.last_seen, BugRow.frame, BugRow.guilty_file, BugRow.culprit, BugRow.fixed_by,
     BugRow.duplicate_of,
 )  # fmt: skip
+_BUG = _BUGS.where(BugRow.id == bindparam("bug"))
+_SOME_BUGS = _BUGS.where(BugRow.id.in_(bindparam("bugs", expanding=True)))
+_SORTED_BUGS = {
+    sort: _BUGS.order_by(*order).limit(bindparam("limit", 0)).offset(bindparam("offset", 0))
+    for sort, order in SORTS.items()
+}
+_ALL_BUGS = select(func.count()).select_from(BugRow)
 
 
 def _bug(row: Any) -> Bug:  # noqa: ANN401 (a row)
@@ -83,17 +93,17 @@ def bugs(
         conditions.append(BugRow.state == str(state))
     if function is not None:
         conditions.append(BugRow.id.in_(select(FunctionRow.bug_id).where(FunctionRow.name == function)))
-    counted = select(func.count()).select_from(BugRow).where(*conditions)
     if not conditions:
-        total = connection.execute(counted).scalar_one()
-        chosen = _BUGS.order_by(*SORTS[sort]).limit(limit).offset(offset)
-        return [_bug(row) for row in connection.execute(chosen)], int(total)
+        total = connection.execute(_ALL_BUGS).scalar_one()
+        page = {"limit": limit, "offset": offset}
+        return [_bug(row) for row in connection.execute(_SORTED_BUGS[sort], page)], int(total)
     # All bugs are looked at once, for the count and for the page.
     numbered = select(BugRow.id, func.count().over()).where(*conditions).order_by(*SORTS[sort])
     found = connection.execute(numbered.limit(limit).offset(offset)).all()
-    total = found[0][1] if found else connection.execute(counted).scalar_one()
-    rows = connection.execute(_BUGS.where(BugRow.id.in_([row[0] for row in found])).order_by(*SORTS[sort]))
-    return [_bug(row) for row in rows], int(total)
+    total = found[0][1] if found else connection.execute(_ALL_BUGS.where(*conditions)).scalar_one()
+    rows = connection.execute(_SOME_BUGS, {"bugs": [row[0] for row in found]})
+    bugs_ = {row.id: _bug(row) for row in rows}
+    return [bugs_[row[0]] for row in found], int(total)
 
 
 def crashes(connection: Connection, number: int, limit: int, offset: int) -> list[CrashEntry]:
@@ -101,26 +111,20 @@ def crashes(connection: Connection, number: int, limit: int, offset: int) -> lis
 
     Each part is read along an index: a bug may have a hundred thousand crashes.
     """
-    mine = CrashRow.bug_id == number
-    kept = _ENTRIES.where(mine, CrashRow.report.is_not(None)).order_by(
-        CrashRow.rank.desc(), CrashRow.when.desc(), CrashRow.id
-    )
-    rows = list(connection.execute(kept.limit(limit).offset(offset)).all())
+    page = {"bug": number, "limit": limit, "offset": offset}
+    rows = list(connection.execute(_KEPT_ENTRIES, page).all())
     if len(rows) < limit:
         before = offset + len(rows)
         if offset and not rows:
-            counted = select(func.count()).where(mine, CrashRow.report.is_not(None))
-            before = int(connection.execute(counted).scalar_one())
-        others = _ENTRIES.where(mine, CrashRow.report.is_(None)).order_by(
-            CrashRow.when.desc(), CrashRow.id.desc()
-        )
-        rows += connection.execute(others.limit(limit - len(rows)).offset(max(0, offset - before))).all()
+            before = int(connection.execute(_KEPT_COUNT, {"bug": number}).scalar_one())
+        page |= {"limit": limit - len(rows), "offset": max(0, offset - before)}
+        rows += connection.execute(_OTHER_ENTRIES, page).all()
     return [_entry(row) for row in rows]
 
 
 def crash(connection: Connection, number: int) -> CrashEntry:
     """Return a crash; raises UserError where there is none of that number."""
-    row = connection.execute(_ENTRIES.where(CrashRow.id == number)).first()
+    row = connection.execute(_ENTRY, {"crash": number}).first()
     if row is None:
         raise UserError(f"there is no crash {number}", crash=number)
     return _entry(row)
@@ -130,6 +134,22 @@ _ENTRIES = select(
     CrashRow.id, CrashRow.bug_id, CrashRow.title, CrashRow.when, CrashRow.line, CrashRow.start,
     CrashRow.kernel, CrashRow.corrupted, CrashRow.rank, LogRow.source, CrashRow.report, LogRow.blob,
 ).outerjoin(LogRow, LogRow.id == CrashRow.log_id)  # fmt: skip
+_ENTRY = _ENTRIES.where(CrashRow.id == bindparam("crash"))
+_OF_BUG = CrashRow.bug_id == bindparam("bug")
+_IS_KEPT = CrashRow.report.is_not(None)
+_KEPT_ENTRIES = (
+    _ENTRIES.where(_OF_BUG, _IS_KEPT)
+    .order_by(CrashRow.rank.desc(), CrashRow.when.desc(), CrashRow.id)
+    .limit(bindparam("limit", 0))
+    .offset(bindparam("offset", 0))
+)
+_OTHER_ENTRIES = (
+    _ENTRIES.where(_OF_BUG, CrashRow.report.is_(None))
+    .order_by(CrashRow.when.desc(), CrashRow.id.desc())
+    .limit(bindparam("limit", 0))
+    .offset(bindparam("offset", 0))
+)
+_KEPT_COUNT = select(func.count()).where(_OF_BUG, _IS_KEPT)
 
 
 def _entry(row: Any) -> CrashEntry:  # noqa: ANN401 (a row)
@@ -139,22 +159,26 @@ def _entry(row: Any) -> CrashEntry:  # noqa: ANN401 (a row)
 
 def titles(connection: Connection, number: int) -> list[tuple[str, int]]:
     """Return a bug's titles, the most frequent first."""
-    rows = connection.execute(
-        select(TitleRow.title, TitleRow.crashes)
-        .where(TitleRow.bug_id == number)
-        .order_by(TitleRow.crashes.desc(), TitleRow.title)
-    ).all()
-    return [(row.title, row.crashes) for row in rows]
+    return [(row[0], row[1]) for row in connection.execute(_TITLES, {"bug": number})]
+
+
+_TITLES = (
+    select(TitleRow.title, TitleRow.crashes)
+    .where(TitleRow.bug_id == bindparam("bug"))
+    .order_by(TitleRow.crashes.desc(), TitleRow.title)
+)
 
 
 def findings(connection: Connection, number: int | None, kind: FindingKind | None) -> list[Finding]:
     """Return findings, the newest first."""
-    question = select(FindingRow).order_by(FindingRow.when.desc(), FindingRow.id.desc())
-    if number is not None:
-        question = question.where(FindingRow.bug_id == number)
+    question = _FINDINGS if number is None else _FINDINGS_OF_BUG
     if kind is not None:
         question = question.where(FindingRow.kind == str(kind))
-    return [_finding(row) for row in connection.execute(question).all()]
+    return [_finding(row) for row in connection.execute(question, {"bug": number})]
+
+
+_FINDINGS = select(FindingRow).order_by(FindingRow.when.desc(), FindingRow.id.desc())
+_FINDINGS_OF_BUG = _FINDINGS.where(FindingRow.bug_id == bindparam("bug"))
 
 
 def finding(connection: Connection, number: int) -> Finding:
@@ -184,16 +208,28 @@ class Common:
             for count, counted in [self._counts.get(name, (0, 0.0))]
             if count and now - counted < COMMON_SECONDS
         }
-        rows = connection.execute(
-            select(FunctionRow.name, func.count())
-            .where(FunctionRow.name.in_([name for name in names if name not in known]))
-            .group_by(FunctionRow.name)
-        ).all()
-        for name, count in rows:
+        asked = {"names": [name for name in names if name not in known]}
+        for name, count in connection.execute(_HAVING, asked).all() if asked["names"] else ():
             known[name] = int(count)
             if count > MOST_ALIKE:
                 self._counts[name] = int(count), now
         return known
+
+
+_HAVING = (
+    select(FunctionRow.name, func.count())
+    .where(FunctionRow.name.in_(bindparam("names", expanding=True)))
+    .group_by(FunctionRow.name)
+)
+_WITH_ANY = (
+    select(BugRow.id, BugRow.stack)
+    .where(
+        BugRow.id.in_(
+            select(FunctionRow.bug_id).where(FunctionRow.name.in_(bindparam("names", expanding=True)))
+        )
+    )
+    .limit(MOST_ALIKE)
+)
 
 
 def similar(
@@ -207,13 +243,10 @@ def similar(
     names = list(dict.fromkeys(stack))
     if not names:
         return []
-    total = connection.execute(select(func.count()).select_from(BugRow)).scalar_one()
+    total = connection.execute(_ALL_BUGS).scalar_one()
     counts = common.counts(connection, names)
     weight = {name: math.log((total + 1) / (1 + count)) for name, count in counts.items()}
-    candidates = select(FunctionRow.bug_id).where(FunctionRow.name.in_(_telling(counts)))
-    shared = connection.execute(
-        select(BugRow.id, BugRow.stack).where(BugRow.id.in_(candidates)).limit(MOST_ALIKE)
-    ).all()
+    shared = connection.execute(_WITH_ANY, {"names": _telling(counts)}).all()
     unknown = math.log(total + 1)
     ours = set(names)
     found = []
@@ -224,7 +257,7 @@ def similar(
         if both > 0 and either > 0:
             found.append((number, both / either))
     best = dict(sorted(found, key=lambda pair: (-pair[1], pair[0]))[:limit])
-    bugs_ = {row.id: _bug(row) for row in connection.execute(_BUGS.where(BugRow.id.in_(best)))}
+    bugs_ = {row.id: _bug(row) for row in connection.execute(_SOME_BUGS, {"bugs": list(best)})}
     return [(bugs_[number], likeness) for number, likeness in best.items()]
 
 
@@ -242,16 +275,18 @@ def _telling(counts: Mapping[str, int]) -> list[str]:
 
 def worst_kept(connection: Connection, number: int) -> Any:  # noqa: ANN401 (a row)
     """Return the kept crash of a bug that tells least, the oldest of those; None where none is kept."""
-    return connection.execute(
-        select(CrashRow.id, CrashRow.rank)
-        .where(CrashRow.bug_id == number, CrashRow.report.is_not(None))
-        .order_by(CrashRow.rank, CrashRow.when, CrashRow.id)
-        .limit(1)
-    ).first()
+    return connection.execute(_WORST, {"bug": number}).first()
 
 
 def best_rank(connection: Connection, number: int) -> float | None:
     """Return the rank of the best kept crash of a bug."""
-    return connection.execute(
-        select(func.max(CrashRow.rank)).where(CrashRow.bug_id == number, CrashRow.report.is_not(None))
-    ).scalar()
+    return connection.execute(_BEST, {"bug": number}).scalar()
+
+
+_WORST = (
+    select(CrashRow.id, CrashRow.rank)
+    .where(_OF_BUG, _IS_KEPT)
+    .order_by(CrashRow.rank, CrashRow.when, CrashRow.id)
+    .limit(1)
+)
+_BEST = select(func.max(CrashRow.rank)).where(_OF_BUG, _IS_KEPT)

@@ -10,7 +10,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 
 from ktriage.case.store import blobs, look
@@ -50,6 +50,19 @@ WHOLE_LOG = 4 << 20
 """Bytes up to which a log is kept whole; of a longer one what is around the crashes is."""
 BEFORE, AFTER = 1 << 20, 256 << 10
 """Bytes kept before and after the crashes of a log that is too long."""
+
+# What an import asks for each log, built once: that costs ten times what asking does.
+_LOG = select(LogRow.id).where(LogRow.digest == bindparam("digest"))
+_BUG = select(BugRow).where(BugRow.id == bindparam("bug"))
+_BUGS_OF_TITLES = select(TitleRow.title, TitleRow.bug_id).where(
+    TitleRow.title.in_(bindparam("titles", expanding=True))
+)
+_NEW_LOG, _NEW_BUG, _NEW_TITLES, _NEW_CRASH = map(insert, (LogRow, BugRow, TitleRow, CrashRow))
+_KEEP_LOG = update(LogRow).where(LogRow.id == bindparam("log"))
+_COUNT_TITLE = (
+    update(TitleRow).where(TitleRow.title == bindparam("named")).values(crashes=TitleRow.crashes + 1)
+)
+_CHANGE_BUG = update(BugRow).where(BugRow.id == bindparam("bug"))
 
 
 class Store:
@@ -107,7 +120,7 @@ class Store:
     def has_log(self, digest: str) -> bool:
         """Return whether a log with this content was brought in before."""
         with self.snapshot() as connection:
-            return connection.execute(select(LogRow.id).where(LogRow.digest == digest)).first() is not None
+            return connection.execute(_LOG, {"digest": digest}).first() is not None
 
     def add_log(
         self,
@@ -128,11 +141,14 @@ class Store:
         when = time.time() if when is None else when
         crashes = [crash for crash in crashes if crash.cause is None]
         with self.batch() as connection:
-            known = connection.execute(select(LogRow.id).where(LogRow.digest == digest)).scalar()
+            known = connection.execute(_LOG, {"digest": digest}).scalar()
             if known is not None:
                 return Added(known, known=True)
-            values = {"digest": digest, "source": _clean(source), "size": len(data), "imported": time.time()}
-            log = _new(connection, insert(LogRow).values(**values, findings=len(crashes), first_byte=0))
+            values = {
+                "digest": digest, "source": _clean(source), "size": len(data), "imported": time.time(),
+                "findings": len(crashes), "first_byte": 0,
+            }  # fmt: skip
+            log = _new(connection, _NEW_LOG, values)
             bugs: list[int] = []
             new: list[int] = []
             kept = False
@@ -144,7 +160,7 @@ class Store:
             if kept:
                 first, part = _kept_part(data, crashes)
                 blob = blobs.put(connection, part)
-                connection.execute(update(LogRow).where(LogRow.id == log).values(blob=blob, first_byte=first))
+                connection.execute(_KEEP_LOG, {"log": log, "blob": blob, "first_byte": first})
             return Added(log, tuple(dict.fromkeys(bugs)), tuple(dict.fromkeys(new)))
 
     def add_finding(
@@ -167,7 +183,7 @@ class Store:
             }  # fmt: skip
             known = connection.execute(select(FindingRow.id).where(FindingRow.key == key)).scalar()
             if known is None:
-                known = _new(connection, insert(FindingRow).values(key=key, **values))
+                known = _new(connection, insert(FindingRow), {"key": key, **values})
             else:
                 connection.execute(update(FindingRow).where(FindingRow.id == known).values(**values))
             if bug is not None and kind is FindingKind.BISECTION and data.get("culprit"):
@@ -177,33 +193,27 @@ class Store:
     def _bug_of(self, connection: Connection, crash: Crash, when: float) -> tuple[int, bool]:
         """Return the bug of a crash, made where there is none, and whether it was."""
         titles = list(dict.fromkeys(_fit(title) for title in (crash.title, *crash.alt_titles)))
-        rows = connection.execute(
-            select(TitleRow.title, TitleRow.bug_id).where(TitleRow.title.in_(titles))
-        ).all()
-        found = {row.title: row.bug_id for row in rows}
+        rows = connection.execute(_BUGS_OF_TITLES, {"titles": titles})
+        found: dict[str, int] = {row[0]: row[1] for row in rows}
         bug = next((found[title] for title in titles if title in found), None)
         fresh = bug is None
         if bug is None:
-            bug = _new(
-                connection,
-                insert(BugRow).values(
-                    title=titles[0], type=crash.type, state=str(BugState.OPEN),
-                    first_seen=when, last_seen=when, crashes=0, kept=0, stack="", words="",
-                ),
-            )  # fmt: skip
-        for title in titles:
-            if title not in found:
-                connection.execute(insert(TitleRow).values(title=title, bug_id=bug, crashes=0))
-        connection.execute(
-            update(TitleRow).where(TitleRow.title == titles[0]).values(crashes=TitleRow.crashes + 1)
-        )
+            values = {
+                "title": titles[0], "type": crash.type, "state": str(BugState.OPEN), "first_seen": when,
+                "last_seen": when, "crashes": 0, "kept": 0, "stack": "", "words": "",
+            }  # fmt: skip
+            bug = _new(connection, _NEW_BUG, values)
+        fresh_titles = [{"title": name, "bug_id": bug, "crashes": 0} for name in titles if name not in found]
+        if fresh_titles:
+            connection.execute(_NEW_TITLES, fresh_titles)
+        connection.execute(_COUNT_TITLE, {"named": titles[0]})
         return bug, fresh
 
     def _add_crash(
         self, connection: Connection, bug: int, log: int, crash: Crash, when: float, keep: int
     ) -> bool:
         """Write a crash down, with its report where it is one of the best; return whether it is."""
-        row = connection.execute(select(BugRow).where(BugRow.id == bug)).one()
+        row = connection.execute(_BUG, {"bug": bug}).one()
         points = rank(crash)
         best = look.best_rank(connection, bug)
         worst = None
@@ -211,26 +221,25 @@ class Store:
             worst = look.worst_kept(connection, bug)
         keeps = keep > 0 and (row.kept < keep or (worst is not None and worst.rank < points))
         report = blobs.put(connection, json.dumps(crash.to_json()).encode()) if keeps else None
-        connection.execute(
-            insert(CrashRow).values(
-                bug_id=bug, log_id=log, start=crash.start, line=crash.line, title=_fit(crash.title),
-                when=when, kernel=_short(crash.kernel), corrupted=_short(crash.corrupted),
-                rank=points, report=report,
-            )
-        )  # fmt: skip
+        entry = {
+            "bug_id": bug, "log_id": log, "start": crash.start, "line": crash.line,
+            "title": _fit(crash.title), "when": when, "kernel": _short(crash.kernel),
+            "corrupted": _short(crash.corrupted), "rank": points, "report": report,
+        }  # fmt: skip
+        connection.execute(_NEW_CRASH, entry)
         if keeps and worst is not None:
             let_go(connection, worst.id)
         values: dict[str, Any] = {
-            "crashes": BugRow.crashes + 1,
+            "crashes": row.crashes + 1,
             "first_seen": min(row.first_seen, when),
             "last_seen": max(row.last_seen, when),
             "words": _words(row.words, [crash.title, *crash.alt_titles]),
         }
         if keeps and worst is None:
-            values["kept"] = BugRow.kept + 1
+            values["kept"] = row.kept + 1
         if not row.stack or (keeps and points > (best or 0)):
             values |= self._described(connection, bug, row, crash)
-        connection.execute(update(BugRow).where(BugRow.id == bug).values(**values))
+        connection.execute(_CHANGE_BUG, {"bug": bug, **values})
         return keeps
 
     def _described(self, connection: Connection, bug: int, row: Any, crash: Crash) -> dict[str, Any]:  # noqa: ANN401 (a row)
@@ -334,14 +343,13 @@ class Store:
                 raise UserError(f"{title!r} is the bug's own title", hint="split off one of the others")
             moved = select(CrashRow.id).where(CrashRow.bug_id == bug, CrashRow.title == title)
             old = connection.execute(select(BugRow).where(BugRow.id == bug)).one()
-            new = _new(
-                connection,
-                insert(BugRow).values(
-                    title=title, type=old.type, state=str(BugState.OPEN), crashes=0, kept=0,
-                    first_seen=old.first_seen, last_seen=old.last_seen, stack=old.stack, frame=old.frame,
-                    guilty_file=old.guilty_file, words=_words(title.lower(), old.stack.split()),
-                ),
-            )  # fmt: skip
+            values = {
+                "title": title, "type": old.type, "state": str(BugState.OPEN), "crashes": 0, "kept": 0,
+                "first_seen": old.first_seen, "last_seen": old.last_seen, "stack": old.stack,
+                "frame": old.frame, "guilty_file": old.guilty_file,
+                "words": _words(title.lower(), old.stack.split()),
+            }  # fmt: skip
+            new = _new(connection, _NEW_BUG, values)
             connection.execute(update(CrashRow).where(CrashRow.id.in_(moved)).values(bug_id=new))
             connection.execute(update(TitleRow).where(TitleRow.title == title).values(bug_id=new))
             names = (
@@ -428,9 +436,9 @@ def _fit(title: str) -> str:
     return _clean(title)[:LONGEST_TITLE]
 
 
-def _new(connection: Connection, statement: Insert) -> int:
+def _new(connection: Connection, statement: Insert, values: dict[str, Any]) -> int:
     """Insert a row and return its number."""
-    key = connection.execute(statement).inserted_primary_key
+    key = connection.execute(statement, values).inserted_primary_key
     assert key is not None
     return int(key[0])
 
