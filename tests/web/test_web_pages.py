@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import gzip
+import html
+import json
 import re
 
 import httpx
 import pytest
+from sqlalchemy import delete
+from web_findings import FIXTURES, fill_findings, place_of, poisoned
 from web_logs import form, oops, token
 
+from ktriage.case.store.models import FindingRow
+from ktriage.case.store.timeline import timeline
 from ktriage.case.store.types import BugState, FindingKind
+from ktriage.cli import main
+from ktriage.console import read_crashes
 from ktriage.web.security import RateLimit
 
 HOSTILE = "</textarea><script>alert(1)</script>"
@@ -157,3 +165,116 @@ def test_search_by_a_pasted_report_or_by_functions(client):
     page = text_of(client.get("/search", params={"stack": "? ext4_common+0x1/0x2"}))
     assert re.findall(r'href="/bugs/\d+">([^<]*)', page)[0].endswith("ext4_gamma")
     assert "No bug shares" in text_of(client.get("/search", params={"stack": HOSTILE}))
+
+
+@pytest.fixture
+def found(store, tmp_path, capsys) -> int:
+    """A bug with findings of each kind."""
+    number = fill_findings(store, tmp_path)
+    capsys.readouterr()
+    return number
+
+
+def test_a_bug_shows_all_that_was_found(client, found):
+    page = plain(text_of(client.get(f"/bugs/{found}")))
+    for words in (
+        "66.7% of the runs crash (2 of 3, 1 more tell nothing; 95% interval: 9.4% to 99.16%)",
+        "Command ulp-storm",
+        "repro/ulp-storm.c",
+        "857 WARN_ON(atomic_dec_if_positive(&module->refcnt) < 0);",
+        "The culprit",
+        "change 5",
+        "+ 5 bad",
+        "257 gets, 262 puts; count 1 to -1",
+        "put too often 4 ulp-storm-85 tcp_cleanup_ulp ← tcp_v4_destroy_sock",
+        "work resetnic_reset() (struct resetnic_priv.reset_wk) crashed while resetnic_remove()",
+        "write at queue->head (0x198): queue is NULL",
+        "Queued by resetnic_intr → resetnic_intr_handle_misc → resetnic_schedule_reset",
+        "held by the task that crashed",
+        "narcissus (90) D 0.032 s mutex lock_c [standstill]",
+        "ulp_tally -1 0 0 -1 put by someone who had no reference",
+        "To Tomas <tomas@example.com> wrote the commit",
+        "this was bisected.",
+    ):
+        assert words in page, words
+    assert 'aria-label="Crash rate 66.7%, 95% interval' in text_of(client.get(f"/bugs/{found}"))
+
+
+def plain(page: str) -> str:
+    """Return a page's text as it is read: without markup and drawings."""
+    text = re.sub(r"<(svg|style|head)\b.*?</\1>", " ", page, flags=re.DOTALL)
+    text = re.sub(r"</?(?:code|span|strong|a)\b[^>]*>", "", text)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split())
+
+
+def test_findings_are_text_whatever_is_in_them(client, store, found):
+    hostile = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+    poisoned(store, found, hostile)
+    pages = [text_of(client.get(f"/bugs/{found}")), text_of(client.get("/findings"))]
+    pages += [text_of(client.get(f"/findings/{one.id}")) for one in store.findings(found)]
+    for page in pages:
+        assert "<script>alert" not in page
+        assert "<img" not in page
+    assert sum(page.count("&lt;script&gt;alert(1)") for page in pages) > 300
+    mails = [one.id for one in store.findings(found, FindingKind.MAIL)]
+    for number in mails:
+        answer = client.get(f"/findings/{number}/text")
+        assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+        assert "this was bisected." in answer.text
+
+
+def test_source_lines_of_another_kernel_are_not_shown(client, store, found):
+    (source,) = store.findings(found, FindingKind.SOURCE)
+    document = json.loads(store.blob(source.blob))
+    text = json.dumps({**document, "kernel": "5.10.0"}).encode()
+    store.add_finding(FindingKind.SOURCE, "other", "", {}, bug=found, content=text)
+    assert text_of(client.get(f"/bugs/{found}")).count("WARN_ON(atomic_dec") == 1
+    with store.batch() as connection:
+        connection.execute(delete(FindingRow).where(FindingRow.id == source.id))
+    assert "WARN_ON(atomic_dec" not in text_of(client.get(f"/bugs/{found}"))
+
+
+def test_findings_of_another_version_do_no_harm(client, store):
+    for kind in FindingKind:
+        for number, content in enumerate((b"{", b"[]", b'{"accounts": 1}', b"\xff\0", None)):
+            data = {"recipients": []} if number else {}
+            store.add_finding(kind, f"{kind}{number}", f"odd {kind}", data, bug=1, content=content)
+    assert "odd dump" in text_of(client.get("/bugs/1"))
+    for one in store.findings(1):
+        status = client.get(f"/findings/{one.id}").status_code
+        assert status == 404 if one.kind is FindingKind.BISECTION else status == 200, one
+
+
+def test_a_finding_of_no_bug_is_given_one(client, store, capsys):
+    trace = FIXTURES / "refs" / "forgotten-put.txt.zst"
+    assert main(["refs", "read", "--case", place_of(store), str(trace)]) == 0
+    capsys.readouterr()
+    assert "forgetful" in text_of(client.get("/findings"))
+    assert "belong to no bug" in text_of(client.get("/"))
+    (one,) = store.findings(kind=FindingKind.LEDGER)
+    assert form(client, f"/findings/{one.id}/bug", bug="77").status_code == 404
+    assert form(client, f"/findings/{one.id}/bug", bug="0").status_code == 422
+    assert client.post(f"/findings/{one.id}/bug", data={"bug": 2, "csrf": "x" * 43}).status_code == 403
+    page = text_of(form(client, f"/findings/{one.id}/bug", bug="2"))
+    assert "Who holds the reference" in page
+    assert "There are none" in text_of(client.get("/findings"))
+
+
+def test_crashes_over_time_are_counted(client, store):
+    for number in range(60):
+        log = oops("often", number=100 + number, comm=f"t{number}")
+        if number % 3 == 0:
+            log = log.replace(b"6.1.0", b"5.10.0")
+        store.add_log(f"/often/{number}", log, read_crashes(log), when=1_700_000_000.0 + number % 7 * 86400)
+    (bug,), _ = store.bugs(text="often")
+    line = timeline(store, bug.id)
+    assert line is not None
+    assert (line.width, line.bins, line.crashes) == (21600, 25, 60)
+    assert sum(count for _, _, kernel, count in line.counts if kernel == "5.10.0") == 20
+    page = text_of(client.get(f"/bugs/{bug.id}"))
+    assert "Each bar is 6 hours." in page
+    assert "2023-11-14 18:00: 6 crashes" in page
+    assert re.findall(r"<tr><td>([^<]+)</td><td class=\"num\">(\d+)</td>", page)[-1] == (
+        "2023-11-14 18:00",
+        "9",
+    )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MOST_OF_A_KIND = 3
 """Findings of a kind that a bug's page shows; the others have pages of their own."""
+TELLING = (OutcomeKind.CRASHED, OutcomeKind.OK, OutcomeKind.OTHER_CRASH, OutcomeKind.HUNG)
 LARGEST_DOCUMENT = 8 << 20
 """Bytes of a document, or of a text, above which a page does not show it."""
 
@@ -62,6 +63,11 @@ class TrialsDocument(_Part):
     def crashed(self) -> int:
         """How many runs had the hunted crash."""
         return self.outcomes.get(str(OutcomeKind.CRASHED), 0)
+
+    @property
+    def telling(self) -> int:
+        """How many runs could show it: with the others the machine, the build or the boot failed."""
+        return sum(self.outcomes.get(str(kind), 0) for kind in TELLING)
 
     @property
     def kinds(self) -> list[OutcomeKind]:

@@ -11,7 +11,7 @@ from fastapi.responses import PlainTextResponse, RedirectResponse, Response, Str
 from ktriage.case.formats import bundle
 from ktriage.case.formats.markdown import markdown
 from ktriage.case.page import build_view
-from ktriage.case.store.look import SORTS
+from ktriage.case.store.loose import give, loose
 from ktriage.case.store.ranking import functions
 from ktriage.case.store.types import BugState, FindingKind
 from ktriage.case.types import CaseFile
@@ -26,6 +26,7 @@ from ktriage.web.shown import NAMES, bisection_case, shared, show_bug, shown_fin
 router = APIRouter(include_in_schema=False)
 
 PAGE = 100
+LIST_OF_FINDINGS = 200
 LONGEST_STACK = 200_000
 Count = Annotated[int, Query(ge=0, le=1_000_000)]
 
@@ -41,7 +42,7 @@ def bugs(
     )
     return page(
         request, "bugs.html.j2", bugs=found, total=total, q=q, state=state, function=function, sort=sort,
-        sorts=list(SORTS), states=list(BugState), offset=offset, size_of_page=PAGE,
+        states=list(BugState), offset=offset, size_of_page=PAGE, loose=bool(loose(web(request).store, 1)),
     )  # fmt: skip
 
 
@@ -158,13 +159,40 @@ def names_in(text: str) -> list[str]:
     ]
 
 
+@router.get("/findings")
+def findings(request: Request) -> Response:
+    """List the findings of no bug."""
+    found = loose(web(request).store, LIST_OF_FINDINGS)
+    return page(request, "loose.html.j2", found=found, kinds=NAMES, most=LIST_OF_FINDINGS)
+
+
 @router.get("/findings/{number:int}")
 def finding(request: Request, number: int) -> Response:
     """Show one finding in full."""
     shown = shown_finding(web(request).store, number)
     if shown.finding.kind is FindingKind.BISECTION:
         return RedirectResponse(f"/bisections/{number}", 303)
-    return page(request, "finding.html.j2", one=shown, finding=shown.finding, kind=NAMES[shown.finding.kind])
+    token = csrf_token(request)
+    answer = page(
+        request, "finding.html.j2", one=shown, finding=shown.finding, kind=NAMES[shown.finding.kind],
+        csrf=token, local=web(request).settings.local,
+    )  # fmt: skip
+    set_csrf(answer, token)
+    return answer
+
+
+@router.post("/findings/{number:int}/bug")
+def finding_bug(
+    request: Request,
+    number: int,
+    csrf: Annotated[str, Form()],
+    bug: Annotated[int, Form(ge=1, le=2**31 - 1)],
+) -> Response:
+    """Say which bug a finding belongs to."""
+    check_form(request, csrf)
+    _own(request)
+    give(web(request).store, number, bug)
+    return RedirectResponse(f"/bugs/{bug}", 303)
 
 
 @router.get("/findings/{number:int}/text")

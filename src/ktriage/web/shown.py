@@ -176,7 +176,7 @@ def _tiles(findings: Findings, case: CaseFile) -> Iterator[Tile]:
         rates = shown.document
         if rates is not None and rates.rate is not None:
             low, high = (text.percent(end) for end in rates.interval)
-            small = f"of {text.plural(rates.runs, 'run')}; 95% interval: {low} to {high}"
+            small = f"of {text.plural(rates.telling, 'run')}; 95% interval: {low} to {high}"
             yield Tile("Reproduces in", text.percent(rates.rate), small, "#reproducer")
     if case.bisection is not None and case.bisection.verdict == "culprit" and case.bisection.candidates():
         best = case.bisection.candidates()[0]
