@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
+import select
+import shutil
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from ktriage.case.store import open_store
 from ktriage.cli import main
+from ktriage.machine.image import busybox
+
+REMOTE = Path("/lib/systemd/systemd-journal-remote")
 
 OOPS = """[    1.000000] Linux version 6.1.0 (a@b) #1
 [   12.345678] BUG: kernel NULL pointer dereference, address: 0000000000000018
@@ -31,7 +40,7 @@ def watching(tmp_path) -> Iterator:
     """Return what watches sources, as a process whose lines can be read."""
     started = []
 
-    def start(*sources: Path) -> subprocess.Popen:
+    def start(*sources: Path | str) -> subprocess.Popen:
         command = [
             sys.executable,
             "-m",
@@ -42,13 +51,15 @@ def watching(tmp_path) -> Iterator:
             tmp_path / "case.db",
             *sources,
         ]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        started.append(
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1)
+        )
         return started[-1]
 
     yield start
     for process in started:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def test_a_folder_a_growing_file_and_a_pipe(tmp_path, watching):
@@ -85,6 +96,164 @@ def test_a_stream_that_ends_ends_it(tmp_path, watching):
     began = time.monotonic()
     assert process.wait(timeout=20) == 0
     assert time.monotonic() - began < 20
+
+
+def eventually(holds) -> None:
+    """Wait until ``holds`` returns something true."""
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def serial_line(place: Path) -> tuple[int, int]:
+    """Make a terminal that ``place`` leads to, as udev makes a device; return its two ends."""
+    master, slave = pty.openpty()
+    place.symlink_to(os.ttyname(slave))
+    return master, slave
+
+
+def raw(slave: int) -> bool:
+    attributes = termios.tcgetattr(slave)
+    return not attributes[3] & (termios.ICANON | termios.ECHO) and attributes[5] == termios.B57600
+
+
+def test_a_serial_line_that_is_unplugged_and_comes_back(tmp_path, watching):
+    place = tmp_path / "ttyUSB0"
+    master, slave = serial_line(place)
+    process = watching("--baud", "57600", place)
+    eventually(lambda: raw(slave))
+    noise = b"\x00\xff\xfe\x00garb\x1b[0m\r\n\r\n"
+    os.write(master, noise + OOPS.format(function="plugged").replace("\n", "\r\n").encode())
+    seen = json.loads(process.stdout.readline())
+    assert (seen["title"].rpartition(" ")[2], seen["source"]) == ("plugged", str(place))
+    # What the machine says is not said back to it: there, a getty would take it for a login.
+    assert select.select([master], [], [], 0)[0] == []
+    place.unlink()
+    os.close(master)
+    os.close(slave)
+    assert "went away" in process.stderr.readline()
+    master, slave = serial_line(place)
+    assert "is back" in process.stderr.readline()
+    os.write(master, OOPS.format(function="again").replace("\n", "\r\n").encode())
+    assert json.loads(process.stdout.readline())["title"].endswith("again")
+    process.terminate()
+    assert process.wait(timeout=20) == 0
+    os.close(master)
+    os.close(slave)
+
+
+def test_a_serial_line_that_somebody_else_listens_to(tmp_path, capsys):
+    place = tmp_path / "ttyUSB0"
+    master, slave = serial_line(place)
+    fcntl.flock(slave, fcntl.LOCK_EX)
+    assert main(["watch", "--case", str(tmp_path / "case.db"), str(place)]) == 2
+    assert capsys.readouterr().err == f"ktriage watch: {place}: another program listens to it\n"
+    assert main(["watch", "--case", str(tmp_path / "case.db"), "--baud", "57601", str(place)]) == 2
+    assert "57601" in capsys.readouterr().err
+    os.close(master)
+    os.close(slave)
+
+
+@pytest.fixture
+def initrd(tmp_path) -> Path:
+    """Return an image whose init crashes the kernel."""
+    root = tmp_path / "root"
+    (root / "proc").mkdir(parents=True)
+    shutil.copy(busybox(), root / "busybox")
+    (root / "init").write_text(
+        "#!/busybox sh\n/busybox mount -t proc proc /proc\necho c >/proc/sysrq-trigger\n"
+    )
+    (root / "init").chmod(0o755)
+    names = "".join(f"{path.relative_to(root)}\n" for path in root.rglob("*"))
+    command = ["cpio", "--quiet", "-o", "-H", "newc"]
+    archive = subprocess.run(command, input=names.encode(), cwd=root, capture_output=True, check=True)
+    (tmp_path / "initrd").write_bytes(archive.stdout)
+    return tmp_path / "initrd"
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize("line", ["pty", "unix:{}/console.sock,server=on,wait=on"])
+def test_a_kernel_that_dies_on_its_console(tmp_path, watching, kernel, initrd, line):
+    qemu = subprocess.Popen(
+        ["qemu-system-x86_64", "-accel", "tcg", "-m", "256M", "-display", "none", "-no-reboot", "-nodefaults",
+         "-S", "-monitor", "stdio", "-serial", line.format(tmp_path), "-kernel", kernel.image,
+         "-initrd", initrd, "-append", "console=ttyS0 panic=-1"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+    )  # fmt: skip
+    try:
+        # QEMU begins when somebody is at the socket, and does not know it of a terminal.
+        place = tmp_path / "console.sock"
+        if line == "pty":
+            place = next(word for said in qemu.stdout for word in said.split() if "/dev/pts/" in word)
+        eventually(Path(place).exists)
+        process = watching("--baud", "57600", place)
+        if line == "pty":
+            with Path(place).open() as terminal:
+                eventually(lambda: raw(terminal.fileno()))
+        qemu.stdin.write("cont\n")
+        seen = json.loads(process.stdout.readline())
+        assert seen["source"] == str(place)
+        assert seen["title"] == "kernel panic: sysrq triggered crash"
+        assert "went away" in process.stderr.readline()
+        assert qemu.wait(timeout=60) == 0
+    finally:
+        qemu.kill()
+        qemu.communicate()
+
+
+def journal_of(log: str, boot: str, later: float) -> bytes:
+    """Return a log as journald would hand it on (systemd.io/JOURNAL_EXPORT_FORMATS), ``later`` seconds on."""
+    entries = []
+    for line in log.splitlines():
+        stamp, _, text = line.partition("] ")
+        micros = int((float(stamp.strip("[ ")) + later) * 1e6)
+        fields = {
+            "__REALTIME_TIMESTAMP": int(time.time() * 1e6), "__MONOTONIC_TIMESTAMP": micros,
+            "_BOOT_ID": boot, "_MACHINE_ID": boot, "_HOSTNAME": "box", "_TRANSPORT": "kernel",
+            "_SOURCE_MONOTONIC_TIMESTAMP": micros, "SYSLOG_IDENTIFIER": "kernel", "MESSAGE": text,
+        }  # fmt: skip
+        entries.append("".join(f"{name}={value}\n" for name, value in fields.items()))
+    return "\n".join(entries).encode() + b"\n"
+
+
+def listeners(place: Path) -> list[int]:
+    """Return the processes that have a journal below ``place`` open."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if str(link.readlink()).startswith(str(place)):
+                found.append(int(link.parts[2]))
+    return found
+
+
+@pytest.mark.skipif(not (REMOTE.exists() and shutil.which("journalctl")), reason="systemd-journal-remote")
+def test_journals_of_other_machines(tmp_path, watching):
+    folder = tmp_path / "remote"
+    folder.mkdir()
+    one, other = "a" * 32, "b" * 32
+
+    def send(function: str, boot: str, later: float) -> None:
+        subprocess.run(
+            [REMOTE, "-o", folder / f"{boot}.journal", "-"], check=True, capture_output=True,
+            input=journal_of(OOPS.format(function=function), boot, later),
+        )  # fmt: skip
+
+    send("before", one, 0)
+    process = watching(f"journal:{folder}")
+    eventually(lambda: listeners(folder))
+    time.sleep(1)  # until it is at their ends
+    send("first", one, 100)
+    send("second", other, 0)
+    seen = [json.loads(process.stdout.readline()) for _ in range(2)]
+    found = {crash["title"].rpartition(" ")[2]: crash["source"] for crash in seen}
+    assert found == {
+        "first": f"journal:{folder} box boot {one}",
+        "second": f"journal:{folder} box boot {other}",
+    }
+    process.kill()
+    process.wait()
+    eventually(lambda: not listeners(folder))
 
 
 def test_a_missing_source_is_said(tmp_path, capsys):

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from ktriage.jobs.watching import Seen
 
 HELP = (
-    "Watch folders, growing files, serial lines, pipes and journald (named `journal`), and keep what crashes"
-    " in the case store."
+    "Watch folders, growing files, serial lines, pipes, sockets and journald (named `journal`), and keep what"
+    " crashes in the case store. A serial line or a socket that goes away is waited for. Ends with 2 where a"
+    " source could not be watched."
 )
 EXAMPLE = "ktriage watch /var/log/consoles /dev/ttyUSB0 journal"
 
@@ -23,7 +24,15 @@ EXAMPLE = "ktriage watch /var/log/consoles /dev/ttyUSB0 journal"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
-        "sources", nargs="+", metavar="SOURCE", help="a folder, a file, a device, or `journal`"
+        "sources", nargs="+", metavar="SOURCE",
+        help="a folder, a file, a serial line, a pipe, a socket, `journal`, or journal:PATH (journals there)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--baud",
+        type=int,
+        default=115200,
+        metavar="N",
+        help="the speed of serial lines (default: %(default)s)",
     )
     parser.add_argument("--case", metavar="PLACE", help="the store: a file or a PostgreSQL URL")
     parser.add_argument("--json", action="store_true", help="print an object a crash")
@@ -39,9 +48,13 @@ def run(args: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: ended.set())
     store = open_store(args.case)
 
+    failed = False
+
     def tell(seen: Seen) -> None:
-        if seen.error is not None:
-            sys.stderr.write(f"ktriage watch: {seen.source}: {seen.error}\n")
+        nonlocal failed
+        failed |= seen.failed
+        if seen.note is not None:
+            sys.stderr.write(f"ktriage watch: {seen.source}: {seen.note}\n")
         elif args.json:
             said: dict[str, object] = {"kind": "seen", "source": seen.source, "title": seen.title}
             said |= {"bug": seen.bug, "new": seen.new}
@@ -52,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.flush()
 
     try:
-        watch(store, args.sources, tell=tell, ended=ended)
+        watch(store, args.sources, tell=tell, ended=ended, baud=args.baud)
     finally:
         store.close()
-    return 0
+    return 2 if failed else 0

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 EXPORT_MARKS = (b"__CURSOR=", b"__REALTIME_TIMESTAMP=", b"__SEQNUM=")
 JSON_MARK = b'"__REALTIME_TIMESTAMP"'
 LARGEST_FIELD = 16 << 20
+
+Entry = dict[str, bytes]
+"""The fields of an entry that matter here, by their names."""
 _FIELDS = ("MESSAGE", "_TRANSPORT", "_BOOT_ID", "__REALTIME_TIMESTAMP", "_SOURCE_MONOTONIC_TIMESTAMP",
-           "__MONOTONIC_TIMESTAMP")  # fmt: skip
+           "__MONOTONIC_TIMESTAMP", "_HOSTNAME")  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -50,27 +53,32 @@ def boots(data: bytes) -> list[Boot]:
     An entry that is cut or spoilt is left out, and with it what can't be told apart from it.
     """
     found: dict[str, Boot] = {}
-    entries = _objects(data) if data.lstrip().startswith(b"{") else _entries(io.BytesIO(data))
+    entries = objects(data) if data.lstrip().startswith(b"{") else _entries(io.BytesIO(data))
     for entry in entries:
         if entry.get("_TRANSPORT") != b"kernel" or "MESSAGE" not in entry:
             continue
         name = entry.get("_BOOT_ID", b"").decode(errors="replace")
         boot = found.setdefault(name, Boot(name))
-        stamp = _number(entry, "_SOURCE_MONOTONIC_TIMESTAMP") or _number(entry, "__MONOTONIC_TIMESTAMP")
         real = _number(entry, "__REALTIME_TIMESTAMP")
         boot.when = real / 1e6 if real is not None else boot.when
-        head = b"[%12.6f] " % (stamp / 1e6) if stamp is not None else b""
-        boot.lines += [head + line + b"\n" for line in entry["MESSAGE"].split(b"\n")]
+        boot.lines.append(printed(entry))
     return list(found.values())
 
 
-def _number(entry: dict[str, bytes], name: str) -> int | None:
+def printed(entry: Entry) -> bytes:
+    """Return an entry's message as a console prints it: with its time, and a line for each of its lines."""
+    stamp = _number(entry, "_SOURCE_MONOTONIC_TIMESTAMP") or _number(entry, "__MONOTONIC_TIMESTAMP")
+    head = b"[%12.6f] " % (stamp / 1e6) if stamp is not None else b""
+    return b"".join(head + line + b"\n" for line in entry.get("MESSAGE", b"").split(b"\n"))
+
+
+def _number(entry: Entry, name: str) -> int | None:
     value = entry.get(name, b"")
     return int(value) if value.isdigit() and len(value) < 20 else None
 
 
-def _entries(stream: IO[bytes]) -> Iterator[dict[str, bytes]]:
-    entry: dict[str, bytes] = {}
+def _entries(stream: IO[bytes]) -> Iterator[Entry]:
+    entry: Entry = {}
     while line := stream.readline(LARGEST_FIELD):
         line = line.rstrip(b"\n")
         if not line:
@@ -92,7 +100,8 @@ def _entries(stream: IO[bytes]) -> Iterator[dict[str, bytes]]:
         yield entry
 
 
-def _objects(data: bytes) -> Iterator[dict[str, bytes]]:
+def objects(data: bytes) -> Iterator[Entry]:
+    """Yield the entries of ``journalctl -o json``'s lines; what is no entry is left out."""
     for line in data.splitlines():
         try:
             entry = json.loads(line)

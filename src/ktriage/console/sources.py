@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -17,6 +18,8 @@ from ktriage.inputs import STEP, name_of, opened, packing, unpacked
 
 CHUNK = 4 << 20
 _POLL_SECONDS = 0.2
+_GONE = {errno.EIO, errno.ENXIO, errno.ENODEV, errno.ECONNRESET}
+"""What reading says of a terminal that was hung up, a device that was unplugged, a socket that was reset."""
 
 # "Panic#1 Part2": pstore keeps a crash's log in pieces, the last piece first.
 _PSTORE = re.compile(rb"^[A-Z][a-z]+#(\d+) Part(\d+)\n")
@@ -97,18 +100,26 @@ def followed(path: str) -> Iterator[bytes]:
         descriptor = file.fileno()
         regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
         if not regular:
-            yield from _followed_stream(descriptor)
+            yield from streamed(descriptor)
             return
     yield from _followed_file(path)
 
 
-def _followed_stream(descriptor: int) -> Iterator[bytes]:
+def streamed(descriptor: int) -> Iterator[bytes]:
+    """Yield all of a pipe, a socket or a device until its other side goes; nothing while it is quiet."""
     while True:
         ready, _, _ = select.select([descriptor], [], [], _POLL_SECONDS)
         if not ready:
             yield b""
             continue
-        chunk = os.read(descriptor, 1 << 16)
+        try:
+            chunk = os.read(descriptor, 1 << 16)
+        except (BlockingIOError, BrokenPipeError):  # EPIPE: /dev/kmsg has dropped what was not read in time
+            continue
+        except OSError as error:
+            if error.errno in _GONE:
+                return
+            raise
         if not chunk:
             return
         yield chunk

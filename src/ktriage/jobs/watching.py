@@ -3,51 +3,68 @@
 from __future__ import annotations
 
 import queue
-import shutil
 import stat
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqlalchemy.exc import OperationalError
+
 from ktriage.console.reader import Reader
-from ktriage.console.sources import chunks, followed
+from ktriage.console.sources import chunks
 from ktriage.console.types import Crash, Flood
 from ktriage.errors import KtriageError, UserError
+from ktriage.jobs.streams import BAUD, Piece, checked, is_journal, listened
 
 if TYPE_CHECKING:
     from ktriage.case.store import Store
 
-JOURNAL = "journal"
-"""The name that stands for journald's kernel messages."""
 POLL_SECONDS = 1.0
 QUIET_SECONDS = 2.0
 """A file in a folder is read when it has not changed for so long; a crash of a stream is told then, too."""
-LARGEST = 256 << 20
+HELD_SECONDS = 20.0
+"""So long a crash of a stream that never falls quiet is waited for."""
+AGAIN_SECONDS = 5.0
+"""So long a store that does not answer is left alone before it is asked again."""
+MOST_READERS = 256
+"""Logs of one source that are read at a time: a journal has one for each boot of each machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A crash that came: its bug, and whether that is new; or why a source could not be read."""
+    """A crash that came: its bug, and whether that is new; or, as ``note``, what became of a source.
+
+    ``failed`` says that the source is not watched any more, because it could not be.
+    """
 
     source: str
     title: str = ""
     bug: int | None = None
     new: bool = False
-    error: str | None = None
+    note: str | None = None
+    failed: bool = False
 
 
-def watch(store: Store, sources: list[str], *, tell: Callable[[Seen], None], ended: threading.Event) -> None:
+def watch(
+    store: Store,
+    sources: list[str],
+    *,
+    tell: Callable[[Seen], None],
+    ended: threading.Event,
+    baud: int = BAUD,
+) -> None:
     """Watch until ``ended`` is set, or every stream has come to its end; ``tell`` is called for each crash.
 
-    Raises UserError where a source is missing.
+    ``baud`` is the speed of the serial lines among ``sources``. Raises UserError where a source is missing.
     """
+    for name in sources:
+        checked(name, baud)
     found: queue.Queue[Seen | None] = queue.Queue()
     threads = [
-        threading.Thread(target=_source, args=(name, found, ended), daemon=True) for name in _checked(sources)
+        threading.Thread(target=_source, args=(name, found, ended, baud), daemon=True) for name in sources
     ]
     for thread in threads:
         thread.start()
@@ -60,17 +77,7 @@ def watch(store: Store, sources: list[str], *, tell: Callable[[Seen], None], end
         if seen is None:
             left -= 1
         else:
-            tell(_kept(store, seen))
-
-
-def _checked(sources: list[str]) -> list[str]:
-    for name in sources:
-        if name == JOURNAL:
-            if shutil.which("journalctl") is None:
-                raise UserError("journalctl is not installed: there is no journal to watch")
-        elif not Path(name).exists():
-            raise UserError(f"{name}: no such file or directory", path=name)
-    return sources
+            tell(_kept(store, seen, tell, ended))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,65 +88,93 @@ class _Found(Seen):
     data: bytes = b""
 
 
-def _kept(store: Store, seen: Seen) -> Seen:
+def _kept(store: Store, seen: Seen, tell: Callable[[Seen], None], ended: threading.Event) -> Seen:
+    """Keep a crash; a store that does not answer is asked until it does, or ``ended`` is set."""
     if not isinstance(seen, _Found) or seen.crash is None:
         return seen
-    added = store.add_log(seen.source, seen.data, [seen.crash])
-    if added.known or not added.bugs:
-        return Seen(seen.source, seen.title)
-    return Seen(seen.source, seen.title, added.bugs[0], bool(added.new))
+    told = False
+    while True:
+        try:
+            added = store.add_log(seen.source, seen.data, [seen.crash])
+        except OperationalError as error:
+            if not told:
+                said = str(error.orig).strip().splitlines() or ["no reason given"]
+                tell(Seen(seen.source, note=f"{seen.title}: the store does not answer, trying on: {said[0]}"))
+                told = True
+            if ended.wait(AGAIN_SECONDS):
+                return Seen(seen.source, note=f"{seen.title}: not kept", failed=True)
+            continue
+        if added.known or not added.bugs:
+            return Seen(seen.source, seen.title)
+        return Seen(seen.source, seen.title, added.bugs[0], bool(added.new))
 
 
-def _source(name: str, found: queue.Queue[Seen | None], ended: threading.Event) -> None:
+def _source(name: str, found: queue.Queue[Seen | None], ended: threading.Event, baud: int) -> None:
     """Watch one source, in a thread; hand over what is found, and None at its end."""
+
+    def say(note: str) -> None:
+        found.put(Seen(name, note=note))
+
     try:
-        for seen in _folder(Path(name), ended) if _is_folder(name) else _crashes(name, _pieces(name, ended)):
+        if not is_journal(name) and Path(name).is_dir():
+            crashes = _folder(Path(name), ended)
+        else:
+            crashes = _crashes(listened(name, ended, say, baud=baud))
+        for seen in crashes:
             found.put(seen)
     except (KtriageError, OSError) as error:
         text = error.message if isinstance(error, KtriageError) else error.strerror or str(error)
-        found.put(Seen(name, error=text))
+        found.put(Seen(name, note=text.removeprefix(f"{name}: "), failed=True))
     finally:
         found.put(None)
 
 
-def _is_folder(name: str) -> bool:
-    return name != JOURNAL and Path(name).is_dir()
+@dataclass(slots=True)
+class _Log:
+    """One log of a stream: its reader, when it last said something, and since when a crash is waited for."""
 
+    name: str
+    reader: Reader
+    heard: float = field(default_factory=time.monotonic)
+    since: float | None = None
 
-def _pieces(name: str, ended: threading.Event) -> Iterator[bytes]:
-    """Yield what a stream says, and an empty piece now and then while it is quiet."""
-    if name == JOURNAL:
-        yield from _journal(ended)
-        return
-    for piece in followed(name):
-        if ended.is_set():
+    def take(self, piece: bytes) -> Iterator[Seen]:
+        """Yield the crashes that are whole with ``piece``."""
+        self.heard = time.monotonic()
+        yield from _told(self.name, self.reader.feed(piece))
+
+    def end(self) -> Iterator[Seen]:
+        """Yield the crashes that are not told yet."""
+        yield from _told(self.name, self.reader.close())
+
+    def rest(self) -> Iterator[Seen]:
+        """Yield the crashes that have been waited for long enough."""
+        now = time.monotonic()
+        if not self.reader.waiting:
+            self.since = None
             return
-        yield piece
+        self.since = self.since or now
+        if now - self.heard > QUIET_SECONDS or now - self.since > HELD_SECONDS:
+            self.since = None
+            yield from _told(self.name, self.reader.flush())
 
 
-def _journal(ended: threading.Event) -> Iterator[bytes]:
-    command = ["journalctl", "--dmesg", "--follow", "--lines=0", "--output=short-monotonic"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        assert process.stdout is not None
-        try:
-            for piece in followed(f"/proc/self/fd/{process.stdout.fileno()}"):
-                if ended.is_set():
-                    return
-                yield piece
-        finally:
-            process.terminate()
-
-
-def _crashes(name: str, pieces: Iterator[bytes]) -> Iterator[Seen]:
-    """Yield the crashes of a stream, each when it is whole or the stream has fallen quiet."""
-    reader, heard = Reader(name), time.monotonic()
-    for piece in pieces:
-        if piece:
-            heard = time.monotonic()
-            yield from _told(name, reader.feed(piece))
-        elif reader.waiting and time.monotonic() - heard > QUIET_SECONDS:
-            yield from _told(name, reader.flush())
-    yield from _told(name, reader.close())
+def _crashes(pieces: Iterator[Piece]) -> Iterator[Seen]:
+    """Yield the crashes of a stream's logs, each when it is whole or its log has fallen quiet."""
+    logs: dict[str, _Log] = {}
+    for name, piece in pieces:
+        if piece is None and name in logs:
+            yield from logs.pop(name).end()
+        elif piece:
+            log = logs.pop(name, None) or _Log(name, Reader(name))
+            logs[name] = log  # at the end: the first is the one that has been quiet for longest
+            yield from log.take(piece)
+            if len(logs) > MOST_READERS:
+                yield from logs.pop(next(iter(logs))).end()
+        for log in logs.values():
+            yield from log.rest()
+    for log in logs.values():
+        yield from log.end()
 
 
 def _told(name: str, findings: Iterator[Crash | Flood]) -> Iterator[Seen]:
@@ -175,5 +210,5 @@ def _file(path: Path) -> Iterator[Seen]:
         for piece in chunks(str(path)):
             yield from _told(str(path), reader.feed(piece))
     except (UserError, OSError) as error:
-        yield Seen(str(path), error=str(error))
+        yield Seen(str(path), note=str(error))
     yield from _told(str(path), reader.close())
