@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 from fastapi.responses import HTMLResponse
+from markupsafe import Markup
 from pydantic import TypeAdapter, ValidationError
 
 from ktriage.case.page import environment as case_environment
@@ -15,6 +16,8 @@ from ktriage.console.types import Crash
 
 if TYPE_CHECKING:
     from fastapi import Request
+
+    from ktriage.case.store.types import Bug
 
 
 @cache
@@ -25,7 +28,7 @@ def environment() -> jinja2.Environment:
             [jinja2.PackageLoader("ktriage.web"), jinja2.PackageLoader("ktriage.case")]
         )
     )
-    ours.globals = {**ours.globals, "ago": ago, "day": day}
+    ours.globals = {**ours.globals, "ago": ago, "day": day, "moment": moment, "bug_row": bug_row}
     return ours
 
 
@@ -38,6 +41,23 @@ def page(request: Request, template: str, status: int = 200, **context: Any) -> 
 def fragment(template: str, **context: Any) -> str:  # noqa: ANN401 (a template's)
     """Return a piece of a page, rendered."""
     return environment().get_template(template).render(**context)
+
+
+def bug_row(bug: Bug) -> Markup:
+    """Return a bug's row in a list of bugs: rendered once as long as nothing in it changes."""
+    return _bug_row(bug, ago(bug.last_seen))
+
+
+@lru_cache(4096)
+def _bug_row(bug: Bug, seen: str) -> Markup:
+    return Markup(fragment("row.html.j2", bug=bug, seen=seen))  # noqa: S704 (a template's, escaped there)
+
+
+@lru_cache(4096)
+def moment(when: float) -> Markup:
+    """Return a time as an element that says it to programs, too."""
+    said = day(when)
+    return Markup('<time datetime="{}Z">{}</time>').format(said.replace(" ", "T"), said)
 
 
 @cache
