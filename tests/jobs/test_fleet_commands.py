@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +21,13 @@ import pytest
 
 from ktriage.case.store import open_store
 from ktriage.cli import main
+from ktriage.jobs import children
+from ktriage.jobs.children import run_child, stop_children
 from ktriage.jobs.cluster import connected
 from ktriage.jobs.crew import crew_of
+from ktriage.jobs.lab import open_lab
+from ktriage.kernel import Kernel
+from ktriage.trial import load_spec
 
 pytest.importorskip("distributed")
 ROOT = Path(__file__).parents[2]
@@ -212,3 +219,90 @@ def test_an_import_on_a_cluster(fleet: helpers.Fleet, tmp_path: Path, capsys) ->
 def errors_of(out: str) -> list[tuple[str, str]]:
     told = [json.loads(line) for line in out.splitlines()[:-1]]
     return sorted((one["source"], one["error"]) for one in told if one["error"])
+
+
+def test_a_child_of_a_call(tmp_path: Path) -> None:
+    """It may have a terminal, and ends when its call is stopped."""
+    out, errors = tmp_path / "out", tmp_path / "errors"
+    look = "import os, sys; print(os.get_terminal_size(1)); print('so', file=sys.stderr)"
+    assert run_child([sys.executable, "-c", look], out, errors, terminal=(77, 20)) == 0
+    assert out.read_text() == "os.terminal_size(columns=77, lines=20)\n"
+    assert errors.read_text() == "so\n"
+    with ThreadPoolExecutor(2) as pool:
+        threads: list[int] = []
+
+        def wait() -> int:
+            threads.append(threading.get_ident())
+            return run_child(["sleep", "60"], tmp_path / f"{len(threads)}", errors)
+
+        one = pool.submit(wait)
+        until(lambda: threads)
+        two = pool.submit(wait)
+        until(lambda: len(threads) == 2 and len(children._running) == 2)
+        stop_children(threads[0])
+        assert one.result(10) == -signal.SIGKILL
+        assert not two.done()
+        stop_children()
+        assert two.result(10) == -signal.SIGKILL
+
+
+SPEC = """
+[kernel]
+package = "linux-image-cloud-amd64"
+[module]
+name = "misbehave"
+source = "{source}"
+[guest]
+memory = "128M"
+[run]
+commands = ["echo warn >/proc/misbehave", "echo put >/proc/misbehave"]
+vmcore = "crashed"
+[hunted]
+module_count_below_zero = ["misbehave"]
+"""
+
+
+@pytest.fixture
+def dumped(kernel: Kernel, tmp_path: Path) -> list[str]:
+    """Return a dump's name with options: a guest in which a module warned and put a reference too many."""
+    if kernel.vmlinux is None:
+        pytest.skip(f"no debug information for {kernel.release}")
+    (tmp_path / "ktriage.toml").write_text(SPEC.format(source=ROOT / "tests/modules/misbehave"))
+    lab = open_lab(load_spec(tmp_path / "ktriage.toml"), tmp_path / "trials")
+    outcome, build = lab.trial("it", None)
+    assert outcome.vmcore
+    assert build
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    for path in lab.modules(None):
+        shutil.copy(path, modules)
+    return [outcome.vmcore, "--vmlinux", str(kernel.vmlinux), "--modules", str(modules)]
+
+
+@pytest.mark.vm
+def test_a_dump_on_a_cluster(dumped: list[str], fleet: helpers.Fleet, tmp_path: Path, capfd) -> None:
+    """Text and JSON are the same as here, files go to one worker once, and its memory does not hold them."""
+    workers = [fleet.worker("one", 1), fleet.worker("two", 1)]
+    fleet.wait(2)
+    away = ["--cluster", fleet.address]
+    for reports in (["summary", "--json"], ["summary", "modules", "bt"], ["bt", "--task", "nosuch"]):
+        code = main(["dump", "show", *dumped, *reports])
+        here = capfd.readouterr()
+        assert main(["dump", "show", *dumped, *reports, *away]) == code
+        there = capfd.readouterr()
+        assert there.out == here.out
+        told = [line for line in there.err.splitlines() if "of different sources" not in line]
+        assert told == here.err.splitlines()
+    (content,) = (fleet.cache(name) / "content" for name in ("one", "two") if fleet.cache(name).exists())
+    assert len(list(content.glob("*/data"))) == 3
+    sent = max(path.stat().st_size for path in content.glob("*/data"))
+    for worker in workers:
+        status = Path(f"/proc/{worker.pid}/status").read_text()
+        assert int(re.search(r"VmHWM:\s+(\d+)", status)[1]) << 10 < sent / 2
+    stores = [tmp_path / "away.db", tmp_path / "here.db"]
+    assert main(["dump", "show", *dumped, "--case", str(stores[0]), *away]) == 0
+    assert main(["dump", "show", *dumped, "--case", str(stores[1])]) == 0
+    kept = [[(one.kind, one.summary, one.data) for one in open_store(place).findings()] for place in stores]
+    assert kept[0] == kept[1]
+    assert content_of(stores[0])[0][0][0] == content_of(stores[1])[0][0][0]
+    assert main(["dump", "show", *dumped, "--src", str(tmp_path), *away]) == 2

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from argparse import SUPPRESS
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ktriage.cli import BUG, KEEP, Parser, dump_collect, dump_shell
+from ktriage.cli import BUG, KEEP, Parser, dump_collect, dump_shell, tls
 from ktriage.errors import UserError
 
 if TYPE_CHECKING:
@@ -73,6 +74,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     show.add_argument("--case", metavar="PLACE", help=f"summary: {KEEP}, and all other reports with it")
     show.add_argument("--bug", metavar="N", type=int, help=BUG)
     show.add_argument("--json", action="store_true", help="print JSON Lines")
+    show.add_argument("--cluster", metavar="ADDRESS", help="have a worker of this Dask scheduler do it")
+    # What a worker does in place of --case: the store is with the driver.
+    show.add_argument("--kept", metavar="FILE", type=Path, help=SUPPRESS)
+    tls.configure(show)
     dump_shell.configure(verbs.add_parser("shell", help="open drgn on it", description=dump_shell.HELP))
     dump_collect.configure(
         verbs.add_parser("collect", help="copy /proc/vmcore", description=dump_collect.HELP)
@@ -88,11 +93,16 @@ def run(args: argparse.Namespace) -> int:
 
     if args.src is not None and not args.src.is_dir():
         raise UserError(f"{args.src}: no such directory", path=str(args.src))
+    chosen = [args.report] if isinstance(args.report, str) else args.report
+    chosen = list(REPORTS) if "all" in chosen else chosen
+    if args.cluster:
+        from ktriage.cli.dump_cluster import show_away
+
+        return show_away(args, chosen)
     core = open_vmcore(args.vmcore, args.vmlinux, args.modules)
     from ktriage.dump.diagnosis import attempt
 
-    chosen = [args.report] if isinstance(args.report, str) else args.report
-    for index, name in enumerate(REPORTS if "all" in chosen else chosen):
+    for index, name in enumerate(chosen):
         if index and not args.json:
             _show("")
         report = _report(name)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.padding import Padding
 from rich.text import Text
@@ -40,17 +41,8 @@ def show_summary(core: Vmcore, args: argparse.Namespace, show: Callable[..., Non
         symbolizer = Symbolizer(files=CoreFiles(core))
         crashes = [replace(symbolizer.crash(crash), source=summary.path) for crash in crashes]
         core.notes += symbolizer.notes
-    if args.case:
-        from ktriage.dump.audit import audit
-        from ktriage.dump.audit_ledger import read_ledger
-        from ktriage.jobs.keeping import keep_dump
-
-        ledger = read_ledger(args.ledger) if args.ledger else None
-        audited = attempt(core, "audit", lambda: audit(core, ledger), None)
-        keep_dump(
-            args.case, core.path, crashes, diagnosis, fault,
-            summary=summary, audit=audited, tree=args.src, bug=args.bug,
-        )  # fmt: skip
+    if args.case or args.kept:
+        _keep(core, args, crashes, {"diagnosis": diagnosis, "fault": fault, "summary": summary})
     if args.json:
         for item in (diagnosis.to_json(), summary.to_json()):
             sys.stdout.write(json.dumps(item) + "\n")
@@ -64,6 +56,21 @@ def show_summary(core: Vmcore, args: argparse.Namespace, show: Callable[..., Non
         show("", render_fault(fault))
     for part in _crashes(crashes, args):
         show("", part)
+
+
+def _keep(core: Vmcore, args: argparse.Namespace, crashes: list[Crash], found: dict[str, Any]) -> None:
+    """Keep what was found, with the audit, in a case store, or in a file for who has one."""
+    from ktriage.dump.audit import audit
+    from ktriage.dump.audit_ledger import read_ledger
+    from ktriage.dump.diagnosis import attempt
+    from ktriage.jobs.keeping import keep_dump
+
+    ledger = read_ledger(args.ledger) if args.ledger else None
+    found["audit"] = attempt(core, "audit", lambda: audit(core, ledger), None)
+    if args.kept:
+        args.kept.write_bytes(pickle.dumps({"crashes": crashes, **found}))
+    else:
+        keep_dump(args.case, core.path, crashes, **found, tree=args.src, bug=args.bug)
 
 
 def _unread(core: Vmcore) -> int:

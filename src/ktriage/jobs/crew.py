@@ -38,6 +38,7 @@ ANSWER_SECONDS = 60.0
 
 T = TypeVar("T")
 U = TypeVar("U")
+Prepare = Callable[[Callable[..., Any]], tuple[tuple[Any, ...], Sequence[Blob]]]
 
 
 class _LostError(Exception):
@@ -107,6 +108,14 @@ class Crew:
         with self._changed:
             return dict(self._unlike)
 
+    def learn(self, blobs: Sequence[Blob]) -> None:
+        """Ask the workers which of these blobs they have; calls go where the most is of what they need."""
+        with self._changed:
+            addresses = list(self._workers)
+        for address in addresses:
+            with suppress(_LostError):
+                self._lacking(address, blobs)
+
     def call(
         self,
         fn: Callable[..., T],
@@ -131,11 +140,14 @@ class Crew:
         then: Callable[[T, Callable[[Blob], None]], U],
         seconds: float,
         needs: Sequence[Blob] = (),
+        prepare: Prepare | None = None,
     ) -> U:
         """Call as ``call`` does, and return ``then(result, fetch)``, which is part of it.
 
         ``fetch(blob)`` brings a blob that the worker offered (``content.offer``) into this machine's store. A
-        worker that is lost meanwhile loses the call.
+        worker that is lost meanwhile loses the call. Where what is called depends on what its worker has,
+        ``prepare(ask)`` returns arguments and needs in place of those given; ``ask(fn, *args)`` calls a
+        coroutine there at once, which must not take long.
         """
         since = self._stopped
         lost: list[str] = []
@@ -143,6 +155,8 @@ class Crew:
         while len(lost) < LOST_CALLS:
             address = self._take(lost, needs, since)
             try:
+                if prepare is not None:
+                    args, needs = prepare(partial(self._ask, address))
                 result = self._made(address, fn, args, seconds, needs, since)
                 return then(result, partial(self._fetch, address))
             except _LostError as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ktriage.bisect.types import RunResult
+from ktriage.jobs.children import stop_children
 from ktriage.jobs.under_way import doing
 from ktriage.kernel import (
     FolderSources,
@@ -47,12 +48,13 @@ def kernel_of(spec: Spec, *, debuginfo: bool = False, progress: Progress = lambd
 
 
 def stop_all(thread: int | None = None) -> None:
-    """End all VMs and builds of this process; what waits for them ends as a failure of the machinery.
+    """End all VMs, builds and analyses of this process; what waits for them ends as a machinery's failure.
 
     With ``thread``, as ``threading.get_ident`` gives it, only those that this one runs.
     """
     kill_all(thread)
     stop_makes(thread)
+    stop_children(thread)
 
 
 class Build(Protocol):
