@@ -9,7 +9,7 @@ from drgn.helpers.linux.cpumask import for_each_online_cpu
 from drgn.helpers.linux.irq import for_each_irq_desc
 from drgn.helpers.linux.percpu import per_cpu
 
-from ktriage.dump.holders.block import disks
+from ktriage.dump.holders.disks import disks
 from ktriage.dump.holders.lists import list_for_each_entry
 from ktriage.dump.holders.walk import Holder, Walk, text
 

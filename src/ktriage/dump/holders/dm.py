@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import drgn
 
+from ktriage.dump.holders.disks import disks
 from ktriage.dump.holders.lists import list_for_each_entry, rbtree_inorder_for_each_entry
 from ktriage.dump.holders.walk import BROKEN, Holder, Walk, text
 
@@ -17,8 +18,6 @@ MOST_TARGETS = 1 << 16
 
 def _devices(walk: Walk) -> Iterator[tuple[str, drgn.Object]]:
     """Yield name and ``struct mapped_device *`` of each disk of device-mapper's."""
-    from ktriage.dump.holders.block import disks
-
     if not walk.loaded("dm_mod") or not walk.has_type(
         "struct mapped_device", "dm_mod", "mapped devices and tables"
     ):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import drgn
 
+from ktriage.dump.holders.dm import tables_of_devices
 from ktriage.dump.holders.lists import for_each_disk, list_for_each_entry
 from ktriage.dump.holders.walk import KERNEL_HALF, Walk, text
 
@@ -61,8 +62,6 @@ def _devices(walk: Walk) -> Iterator[tuple[int, str]]:
                 int(block.s_bdev_file),
                 f"super block {block.value_():#x} ({text(block.s_id)}) → s_bdev_file",
             )
-    from ktriage.dump.holders.dm import tables_of_devices
-
     for device, user in tables_of_devices(walk):
         if hasattr(device, "bdev_file") and device.bdev_file:
             yield int(device.bdev_file), f"{user} → bdev_file"

@@ -13,6 +13,7 @@ from drgn.helpers.linux.pid import for_each_task
 from drgn.helpers.linux.plist import plist_for_each_entry
 
 from ktriage.dump.holders import filekeepers
+from ktriage.dump.holders.disks import loop_devices
 from ktriage.dump.holders.lists import once
 from ktriage.dump.holders.paths import path_name
 from ktriage.dump.holders.walk import BROKEN, KERNEL_HALF, Walk, text
@@ -249,8 +250,6 @@ def _queued(walk: Walk, sock: int, first: int, head: int) -> Iterator[tuple[int,
 
 def _backing(walk: Walk) -> Iterator[tuple[int, str]]:
     """Yield files that the kernel itself keeps: behind loop devices and swap."""
-    from ktriage.dump.holders.block import loop_devices
-
     for _, name, file, _ in loop_devices(walk):
         if file:
             yield file, f"{name} → backing file"
