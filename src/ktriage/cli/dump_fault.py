@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from ktriage.dump.fault import Fault, Link
 
 
-def render_fault(fault: Fault) -> RenderableType:
-    """Return the sentence, the way to the bad pointer, and the variables where it happened."""
+def render_fault(fault: Fault, *, told: bool) -> RenderableType:
+    """Return the sentence (unless it was ``told``), the way to the bad pointer, and the variables there."""
     from ktriage.case.text import clean
 
     where = f"{fault.where.function}+{fault.where.offset or 0:#x}"
     place = f"{fault.where.file}:{fault.where.line}" if fault.where.file else ""
-    head = Text(clean(fault.sentence), "bold red")
+    head = Text("the bad access") if told else Text(clean(fault.sentence), "bold red")
     about = Text(f"  in {where} {place}, {clean(fault.comm)} ({fault.pid}): {fault.instruction}", "dim")
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for link in fault.chain:

@@ -53,7 +53,8 @@ def show_summary(core: Vmcore, args: argparse.Namespace, show: Callable[..., Non
     if fault is not None:
         from ktriage.cli.dump_fault import render_fault
 
-        show("", render_fault(fault))
+        told = any(fault.sentence in finding.evidence for finding in diagnosis.findings)
+        show("", render_fault(fault, told=told))
     for part in _crashes(crashes, args):
         show("", part)
 
