@@ -27,28 +27,19 @@ from ktriage.refs.columns import MODULE_BASE, Floats, Span
 from ktriage.refs.ledger import Balance, Ledger
 from ktriage.refs.stacks import is_linking
 from ktriage.refs.types import NO_COUNT, Certainty, Path
+from ktriage.refs.unusual import DRAINED, ENOUGH, LONGER, MUCH_LONGER, is_drained, outlived, rare_of, risen
 
-ENOUGH = 20
-"""So many references of a path must have been put before one that was not is held against it."""
-LONGER = 2.5
-FEW_ENOUGH = 3
-MUCH_LONGER = 30.0
-_DRAINED = 0.35
 _MIDDLE = 0.75
 FEW_LEFT = 50
 RARELY_LEFT = 10
 """One in so many of a path's references may be open at the end to be held against it."""
 STILL_HELD = "still held at the end of the trace; nearly all others of this path were put"
-_CHANCE = 0.001
-_EXPECTED = 5
-_AT_ONCE = 3
 _TIMES_MEAN = 5
 _EXPLAINED = 0.001
 _ANYTHING = 0.5
 _LISTED = 5
 _MOST_TRIED = 100
 _MOST_WEIGHED = 5_000
-_AS_OFTEN = 0.3
 _SYSTEMATIC = 5
 _SURE = 0.8
 _HALF = 0.5
@@ -216,7 +207,7 @@ class Evidence:
         if (
             suspect is None
             and few
-            and _outlived(count, longest, age, tail)
+            and outlived(count, longest, age, tail)
             and self._comm_is_usual(case.book, use)
         ):
             text = f"{count} others of this path were put, none after more than {_seconds(longest)}"
@@ -278,8 +269,8 @@ class Evidence:
     def _pool(self, case: Case, pool: Pool, until: int) -> None:
         if not pool.opens:
             return
-        rare = self._rare(pool)
-        drained = len(pool.opens) > sum(pool.kin[kin] for kin in rare) and self._is_drained(pool, until)
+        rare = rare_of(pool)
+        drained = len(pool.opens) > sum(pool.kin[kin] for kin in rare) and is_drained(pool, until)
         for level, use in enumerate(pool.opens):
             suspect = self._gone(use)
             count, longest = pool.levels.times.get(level, (0, 0))
@@ -288,7 +279,7 @@ class Evidence:
             usual = use.time + max(longest, _TIMES_MEAN * mean)
             others = (time for kin in rare for time in pool.times_of[kin])
             if suspect is None and not any(use.time <= time <= usual for time in others):
-                if _risen(pool, level, until):
+                if risen(pool, level, until):
                     text = f"until then the count came back {count} times, after {_seconds(longest)} at most"
                     suspect = Suspect(use.path, use.task, use.time, "likely", text)
                 elif drained:
@@ -300,25 +291,6 @@ class Evidence:
             suspect.gap = _ANYTHING if self.lossy else 0.0  # each loss moves the level for good
             case.judged.add(id(use))
             case.gets.append(suspect)
-
-    def _rare(self, pool: Pool) -> set[int]:
-        """Return names of tasks that took next to nothing in a pool where others took much.
-
-        Their references may be those of programs that hold on, for which the others are no measure.
-        """
-        counts = sorted(pool.kin.values())
-        total = half = sum(counts)
-        while counts and half > total / 2:
-            half -= counts[-1]
-            usual = counts.pop()
-        return {kin for kin, n in pool.kin.items() if n <= max(2, usual / 10)} if total >= ENOUGH else set()
-
-    @staticmethod
-    def _is_drained(pool: Pool, until: int) -> bool:
-        span = max(1, pool.then - pool.start)
-        usual = pool.area / span
-        each = pool.area / max(1, pool.gets)
-        return pool.gets >= ENOUGH and len(pool.opens) <= _DRAINED * usual and until - pool.last_get >= each
 
     def _still_held(self, case: Case) -> Iterable[Suspect]:
         """Yield what is open at the end on paths that otherwise put nearly all that they took.
@@ -339,7 +311,7 @@ class Evidence:
                     gap = self._in_gap(case, use.time, self._shares(case.book, use.path, None))
                     yield Suspect(use.path, use.task, use.time, "possible", STILL_HELD, gap=gap)
             for pool in life.pools.values():
-                rare = sum(pool.kin[kin] for kin in self._rare(pool))
+                rare = sum(pool.kin[kin] for kin in rare_of(pool))
                 if pool.gets < RARELY_LEFT * len(pool.opens) or not self.drained or len(pool.opens) <= rare:
                     continue
                 for use in pool.opens[rare:]:
@@ -360,7 +332,7 @@ class Evidence:
             usual += sum(pool.area for pool in life.pools.values()) / span
             left += sum(len(pool.opens) for pool in life.pools.values())
             left += sum(map(len, life.held.values()))
-        return left <= _DRAINED * usual
+        return left <= DRAINED * usual
 
     def _blame(self, case: Case, suspects: list[Suspect], *, gets: bool) -> None:
         """Put the likeliest of the paths that may be meant first.
@@ -458,52 +430,6 @@ def opens_of(life: Life) -> Iterable[Open]:
         yield from stack
     for pool in life.pools.values():
         yield from pool.opens
-
-
-def _outlived(count: int, longest: int, age: int, tail: float) -> bool:
-    """Return whether ``age`` is too long for one of ``count`` like it that took ``longest`` at most.
-
-    ``tail`` is how many times as long it has to be: the wider hold times are spread, the more.
-    """
-    return (count >= ENOUGH and age > tail * longest) or (
-        count >= FEW_ENOUGH and age > MUCH_LONGER * longest and age > tail * longest
-    )
-
-
-def _risen(pool: Pool, level: int, until: int) -> bool:
-    """Return whether the level that a pool comes back to has risen for good with its get at ``level``.
-
-    Before, it came back below so many times; had it gone on like that, at random, it would hardly have missed
-    all the time since. And since then it came back to just above about as often: a load that has grown does
-    not do that.
-    """
-    use = pool.opens[level]
-    count, longest = pool.levels.times.get(level, (0, 0))
-    age, before = until - use.time, max(1, use.time - pool.start)
-    chance = (before / (before + age)) ** count
-    return (
-        count >= FEW_ENOUGH
-        and chance < _CHANCE
-        and age > LONGER * longest
-        and _as_before(pool, level, until, count / before)
-    )
-
-
-def _as_before(pool: Pool, level: int, until: int, rate: float) -> bool:
-    """Return whether a pool came back to its new lowest levels about as often as ``rate`` says.
-
-    A few references may be lost at about the same time. Where more stay at once, the load has grown.
-    """
-    returns = 0
-    start = pool.opens[level].time
-    longest = pool.levels.times.get(level, (0, 0))[1]
-    for at in range(level, min(level + _AT_ONCE, len(pool.opens))):
-        returns += pool.opens[at].returns
-        end = pool.opens[at + 1].time if at + 1 < len(pool.opens) else until
-        expected = rate * (end - start)
-        if expected >= _EXPECTED and end - start > longest:
-            return returns >= _AS_OFTEN * expected
-    return False
 
 
 def module_of(path: Path) -> str | None:
