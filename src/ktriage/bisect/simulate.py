@@ -138,7 +138,7 @@ class Simulated:
         self.broken = self._stretches(world.broken, world.broken_size)
         self.broken[[0, -1]] = False
         self.noisy = self._stretches(world.stretches, 0.1)
-        self._rates = rng.uniform(0.1, 0.5, sums.n)
+        rng.uniform(0.1, 0.5, sums.n)  # not used, and drawn: a seed stands for the same histories as ever
         self.second = int(rng.integers(1, sums.n)) if world.second else 0
 
     def _stretches(self, count: int, size: float) -> Bools:
