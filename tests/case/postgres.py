@@ -40,17 +40,18 @@ class Server:
 
     def run(self, *command: str | Path) -> None:
         """Run a program of the server's, as the user whose it is."""
-        subprocess.run(self._as_user(*command), check=True, capture_output=True, timeout=60)
+        subprocess.run(self._guarded(*command), check=True, capture_output=True, timeout=60)
 
-    def _as_user(self, *command: str | Path) -> list[str]:
-        words = [str(word) for word in command]
-        # The server refuses to be root's.
-        return ["runuser", "-u", USER, "--", *words] if os.geteuid() == 0 else words
+    def _guarded(self, *command: str | Path) -> list[str]:
+        """Return a command that runs as no root, which the server refuses, and dies with us."""
+        user = ["--reuid", USER, "--regid", USER, "--init-groups"] if os.geteuid() == 0 else []
+        # What a server that was killed has started ends by itself.
+        return ["setpriv", *user, "--pdeathsig", "KILL", *map(str, command)]
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
         self.process = subprocess.Popen(
-            self._as_user(
+            self._guarded(
                 self.programs / "postgres", "-D", self.folder / "data", "-k", self.folder,
                 "-c", "listen_addresses=", "-c", "shared_buffers=32MB",
             ),
