@@ -141,7 +141,7 @@ def test_a_bisection_with_a_worker_killed_and_one_stopped(fleet, example, tmp_pa
     workers = {name: fleet.worker(name) for name in ("one", "two", "three")}
     fleet.wait(3)
     log = tmp_path / "bisection.jsonl"
-    command = example.bisect(log, "--json", "--no-verify", "--cluster", fleet.address)
+    command = example.bisect(log, "--json", "--no-verify", "--confidence", "0.98", "--cluster", fleet.address)
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def finished(count: int) -> bool:

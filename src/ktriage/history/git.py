@@ -29,18 +29,18 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in _FOREIGN}
 
 
-def git(where: Path, *args: str, stdin: str | None = None, env: dict[str, str] | None = None) -> str:
+def git(where: Path, *args: str, stdin: str | int | None = None, env: dict[str, str] | None = None) -> str:
     """Return what ``git -C where args`` prints, undecodable bytes kept as surrogates. Runs no hook.
 
-    ``env`` is added to its environment.
+    ``stdin`` is a text, or the descriptor of a file; ``env`` is added to its environment.
     Raises ``GitError`` where git fails, ``UserError`` where there is no git.
     """
     argv = ["git", "-c", "core.hooksPath=/dev/null", "-c", "core.quotePath=false", "-C", str(where), *args]
     try:
         done = subprocess.run(
             argv,
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
+            input=stdin if isinstance(stdin, str) else None,
+            stdin=subprocess.DEVNULL if stdin is None else stdin if isinstance(stdin, int) else None,
             capture_output=True,
             encoding="utf-8",
             errors="surrogateescape",

@@ -11,12 +11,13 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ktriage.cache import cached, digest
+from ktriage.cache import cached, digest, keep_newest, touch
 from ktriage.errors import MachineryError, UserError
 from ktriage.jobs import content
 from ktriage.jobs.benches import Task
@@ -27,20 +28,30 @@ from ktriage.jobs.fleet_work import (
     KernelBlobs,
     ModuleDone,
     ModuleJob,
+    TreeDone,
+    TreeJob,
     TrialDone,
     TrialJob,
     run_module,
+    run_tree,
     run_trial,
+    trees_of,
 )
 from ktriage.jobs.lab import Build, Lab, kernel_of, module_sources, not_built
 from ktriage.jobs.tree_lab import TreeLab, kernel_key
-from ktriage.kernel import Built, Kernel, ModuleBuild, build_module
+from ktriage.kernel import Built, Checkout, Kernel, ModuleBuild, Recipe, build_module
+from ktriage.kernel.built import ROOM as BUILT
+from ktriage.kernel.built import Image, kept_kernel, tree_key, unpatched
 from ktriage.kernel.module import BUILD_TIMEOUT, ROOM, kept_module, module_key, sources_identity
 from ktriage.machine.image import DRIVERS, driver_files
 from ktriage.trial import Bench, Outcome, Spec
 
 PREPARING_SECONDS = 600.0
 """What a worker may take beside what the specification gives: to make a guest, to dump its memory."""
+
+PACKS, KEPT_PACKS = "pack", 32
+BASES = 16
+"""Trees that a worker has, at the most, that a pack for another one builds upon."""
 
 Progress = Callable[[str], None]
 T = TypeVar("T")
@@ -144,6 +155,55 @@ class Remote:
 
         seconds = BUILD_TIMEOUT + PREPARING_SECONDS
         return self.crew.call_then(run_module, job, seconds=seconds, needs=job.needs(), then=keep)
+
+    def tree(self, job: TreeJob, checkout: Checkout, directory: Path) -> Built:
+        """Build a kernel on a worker, and keep it here as if it had been built here.
+
+        One that took too long is kept nowhere but for its log, in ``directory``.
+        """
+
+        def prepare(ask: Callable[..., Any]) -> tuple[tuple[TreeJob], list[Blob]]:
+            packs = self._packs(job.tree, checkout, ask(trees_of, job.mirror))
+            return (replace(job, packs=packs),), [blob for _, blob in packs]
+
+        def keep(done: TreeDone, fetch: Callable[[Blob], None]) -> Built:
+            if done.entry is None:
+                log = directory / f"{job.what}.build.log"
+                log.write_text(done.log)
+                error = done.error or ""
+                return Built(None, None, error, (error,), log, directory, done.seconds, True)
+            entry = done.entry
+            fetch(entry)
+            cached(BUILT, done.key, lambda folder: content.claim(entry, folder))
+            content.discard(entry)
+            built = kept_kernel(
+                done.key, job.image, patches=job.patches, lenient=job.recipe.lenient, fresh=done.fresh
+            )
+            assert built is not None
+            return built
+
+        seconds = job.recipe.timeout + PREPARING_SECONDS
+        return self.crew.call_then(run_tree, job, seconds=seconds, then=keep, prepare=prepare)
+
+    def _packs(self, tree: str, checkout: Checkout, has: tuple[str, ...]) -> tuple[tuple[str, Blob], ...]:
+        """Return the packs that bring a tree to a worker that has those others, each with what it brings."""
+        if tree in has:
+            return ()
+        first = self.once(f"snapshot {checkout.repository.common}", lambda: tree)[0]
+        packs = []
+        if not has:
+            # The same for all workers, as it takes long to make; what comes later builds upon it.
+            packs.append((first, self._pack(first, checkout, ())))
+        if tree not in (*has, first) or (has and tree == first):
+            packs.append((tree, self._pack(tree, checkout, has[-BASES:] or (first,))))
+        return tuple(packs)
+
+    def _pack(self, tree: str, checkout: Checkout, without: tuple[str, ...]) -> Blob:
+        key = digest(tree, *without)
+        folder = cached(PACKS, key, lambda folder: checkout.pack(tree, without, folder / "pack"))
+        touch(folder)
+        keep_newest(PACKS, KEPT_PACKS)
+        return content.register(folder / "pack")
 
 
 def _moved(outcome: Outcome, old: str, new: Path) -> Outcome:
@@ -333,6 +393,27 @@ class FleetTreeLab(_Far, TreeLab):
     ) -> None:  # fmt: skip
         super().__init__(spec, directory, repo, restore=restore, progress=progress)
         self.remote = remote
+
+    def build_revision(
+        self, commit: str, recipe: Recipe, patches: tuple[str, ...], *, image: Image, modules: bool
+    ) -> Built:
+        """Have a revision built by a worker where its kernel is not here, once."""
+        checkout = self.checkout
+        assert checkout
+        tree, complaint = checkout.tree_of(commit, patches)
+        if tree is None:
+            return unpatched(commit, complaint, patches, 0.0)
+        key = partial(tree_key, checkout, tree, recipe, image=image, modules=modules)
+
+        def make() -> Built:
+            with suppress(UserError):  # no such compiler here
+                if kept := kept_kernel(key(), image, patches=patches, lenient=recipe.lenient):
+                    return kept
+            job = TreeJob(commit[:12], checkout.repository.path.name, tree, recipe, image, modules, patches)
+            return self.remote.tree(job, checkout, self.directory)
+
+        built, fresh = self.remote.once(f"tree {key(version=recipe.compiler)}", make)
+        return built if fresh else replace(built, fresh=False)
 
     def carry_out(self, built: Built, place: Path, task: Task) -> Outcome:
         """Have a task done by a worker."""

@@ -1,7 +1,8 @@
-"""What a lab's driver has done on workers: modules built, trials run. All that is needed comes as blobs."""
+"""What a lab's driver has done on workers: builds and trials. All that is needed comes as blobs."""
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import socket
 import tempfile
@@ -17,8 +18,12 @@ from ktriage.jobs import content
 from ktriage.jobs.benches import Benches, Task
 from ktriage.jobs.content import Blob
 from ktriage.jobs.under_way import doing
-from ktriage.kernel import Kernel, build_module
-from ktriage.kernel.module import ROOM, module_key
+from ktriage.kernel import Kernel, Recipe, build_module
+from ktriage.kernel.built import ROOM as BUILT
+from ktriage.kernel.built import Image, build_tree, tree_key
+from ktriage.kernel.mirror import Mirror
+from ktriage.kernel.module import ROOM as MODULES
+from ktriage.kernel.module import module_key
 from ktriage.kernel.sources import WrittenSources
 from ktriage.trial import Outcome, Spec
 
@@ -173,4 +178,63 @@ def run_module(job: ModuleJob) -> ModuleDone:
         if build.module is not None:
             content.adopt(build.module)
         key = module_key(sources, kernel, job.name, job.patches)
-        return ModuleDone(key, content.offer(cache_root() / ROOM / key), build.fresh)
+        return ModuleDone(key, content.offer(cache_root() / MODULES / key), build.fresh)
+
+
+@dataclass(frozen=True, slots=True)
+class TreeJob:
+    """A kernel to build from ``tree`` of the repository that workers call ``mirror``.
+
+    ``packs`` bring trees, in order, that the worker lacks.
+    """
+
+    what: str
+    mirror: str
+    tree: str
+    recipe: Recipe
+    image: Image
+    modules: bool
+    patches: tuple[str, ...]
+    packs: tuple[tuple[str, Blob], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TreeDone:
+    """A kernel: its key in the cache and its entry there; or what is kept nowhere, with the log's text."""
+
+    key: str
+    entry: Blob | None
+    fresh: bool
+    error: str | None = None
+    log: str = ""
+    seconds: float = 0.0
+
+
+async def trees_of(mirror: str) -> tuple[str, ...]:
+    """Return the trees that this machine has of a repository, the newest last; runs in a worker's loop."""
+    return await asyncio.to_thread(lambda: Mirror(mirror).trees())
+
+
+def run_tree(job: TreeJob) -> TreeDone:
+    """Build a kernel, and offer its entry of the cache; the image is kept as a blob, too."""
+    mirror = Mirror(job.mirror)
+    packs = [(tree, blob) for tree, blob in job.packs if tree not in mirror.trees()]
+    with doing("build", job.what):
+        with content.using(*(blob for _, blob in packs)) as places:
+            for (tree, _), place in zip(packs, places, strict=True):
+                mirror.take(tree, place)
+        for _, blob in job.packs:
+            content.discard(blob)
+        checkout = mirror.checkout()
+        built = build_tree(
+            checkout, job.tree, job.recipe, what=job.what, image=job.image, modules=job.modules,
+            patches=job.patches,
+        )  # fmt: skip
+        key = tree_key(checkout, job.tree, job.recipe, image=job.image, modules=job.modules)
+        if built.folder != cache_root() / BUILT / key:
+            # It took too long, which another machine need not.
+            log = built.log.read_text(errors="replace")
+            return TreeDone(key, None, True, built.error, log, built.seconds)
+        if built.kernel is not None:
+            content.adopt(built.kernel.image)
+        return TreeDone(key, content.offer(built.folder), built.fresh)

@@ -133,20 +133,22 @@ class TreeLab(Lab):
         check_revision(self.repository, commit)
         known = tuple(text for table, text in self.patches if self._holds(table, commit))
         try:
-            return build_revision(
-                self.checkout,
-                commit,
-                recipe,
-                image=image,
-                modules=modules,
-                patches=known + patches,
-                progress=self.progress,
-            )
+            return self.build_revision(commit, recipe, known + patches, image=image, modules=modules)
         except UserError as error:
             if self.strict or "dropped" not in error.data:
                 raise
             # What can be had at one end of the range only makes the others untestable.
             return _not_configured(error, self.directory)
+
+    def build_revision(
+        self, commit: str, recipe: Recipe, patches: tuple[str, ...], *, image: Image, modules: bool
+    ) -> Built:
+        """Build a revision of the repository, or return what was built before."""
+        assert self.checkout
+        return build_revision(
+            self.checkout, commit, recipe, image=image, modules=modules, patches=patches,
+            progress=self.progress,
+        )  # fmt: skip
 
     def kernel(self, commit: str | None) -> Kernel | None:
         """Return the kernel of a revision."""

@@ -86,21 +86,36 @@ def build_revision(
     where a tool is missing or the configuration can't be had as asked for, MachineryError where the machine
     could not build (no room, no memory, stopped).
     """
-    since = stops()
     began = time.monotonic()
-    recipe = replace(recipe, targets=_targets(image, modules))
-    check_tools(recipe.compiler)
-    used = {"patches": [digest(patch) for patch in patches]}
     tree, complaint = checkout.tree_of(commit, patches)
     if tree is None:
-        return _unpatched(commit, complaint, used, time.monotonic() - began)
-    key = digest(
-        ENTRY,
-        checkout.code_of(tree),
-        *recipe.config.texts(),
-        compiler_version(recipe.compiler),
-        *recipe.targets,
-    )
+        return unpatched(commit, complaint, patches, time.monotonic() - began)
+    return build_tree(
+        checkout, tree, recipe, what=commit[:12], image=image, modules=modules, patches=patches,
+        progress=progress,
+    )  # fmt: skip
+
+
+def build_tree(
+    checkout: Checkout,
+    tree: str,
+    recipe: Recipe,
+    *,
+    what: str,
+    image: Image,
+    modules: bool,
+    patches: tuple[str, ...] = (),
+    progress: Progress = lambda _: None,
+) -> Built:
+    """Build the kernel of a tree, given by its id, or return the one that was built before.
+
+    ``what`` is what people call it, ``patches`` those that it has already. Raises as ``build_revision``.
+    """
+    since = stops()
+    recipe = replace(recipe, targets=_targets(image, modules))
+    check_tools(recipe.compiler)
+    used = _patches(patches)
+    key = tree_key(checkout, tree, recipe, image=image, modules=modules)
     made: list[bool] = []
 
     def make(folder: Path) -> None:
@@ -108,7 +123,7 @@ def build_revision(
         with checkout.held():
             place = checkout.move(tree)
             with build_locked(place, recipe) as out:
-                progress(f"building {commit[:12]}")
+                progress(f"building {what}")
                 build = make_tree(place, recipe, out, since=since, progress=progress)
                 _publish(build, folder, image, modules=modules)
         _note(folder, build, used, recipe)
@@ -120,6 +135,35 @@ def build_revision(
     except OSError as error:
         raise _no_room(error) from error
     return _finish(folder, image, fresh=bool(made), used=used, strict=not recipe.lenient)
+
+
+def tree_key(
+    checkout: Checkout, tree: str, recipe: Recipe, *, image: Image, modules: bool, version: str | None = None
+) -> str:
+    """Return the key in the cache of a tree's kernel, built with this machine's compiler.
+
+    ``version`` is what stands for the compiler, where it is not that one.
+    """
+    version = compiler_version(recipe.compiler) if version is None else version
+    code = checkout.code_of(tree)
+    return digest(ENTRY, code, *recipe.config.texts(), version, *_targets(image, modules))
+
+
+def kept_kernel(
+    key: str, image: Image, *, patches: tuple[str, ...] = (), lenient: bool, fresh: bool = False
+) -> Built | None:
+    """Return the kernel of that key where it is in the cache.
+
+    Raises UserError where a symbol is absent, unless ``lenient``.
+    """
+    folder = cache_root() / ROOM / key
+    if not folder.is_dir():
+        return None
+    return _finish(folder, image, fresh=fresh, used=_patches(patches), strict=not lenient)
+
+
+def _patches(patches: tuple[str, ...]) -> dict[str, Any]:
+    return {"patches": [digest(patch) for patch in patches]}
 
 
 def build_as_it_stands(
@@ -159,12 +203,15 @@ def _targets(image: Image, modules: bool) -> tuple[str, ...]:
     return (image, "modules") if modules else (image,)
 
 
-def _unpatched(commit: str, complaint: str, used: dict[str, Any], seconds: float) -> Built:
+def unpatched(commit: str, complaint: str, patches: tuple[str, ...], seconds: float) -> Built:
+    """Return what comes of a revision that its patches don't apply to; ``complaint`` is git's."""
+
     def make(folder: Path) -> None:
         (folder / "build.log").write_text(f"{commit}: {complaint}\n")
 
     folder = cached(ROOM, digest(ENTRY, commit, complaint), make)
-    return Built(None, None, complaint, (complaint,), folder / "build.log", folder, seconds, True, used)
+    log = folder / "build.log"
+    return Built(None, None, complaint, (complaint,), log, folder, seconds, True, _patches(patches))
 
 
 def _publish(build: TreeBuild, folder: Path, image: Image, *, modules: bool) -> None:

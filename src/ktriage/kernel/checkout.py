@@ -7,6 +7,7 @@ index and an object store of its own: the repository it comes from gets no workt
 from __future__ import annotations
 
 import shutil
+import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from ktriage.cache import cache_root, digest, keep_newest, locked, touch
 from ktriage.errors import MachineryError, UserError
-from ktriage.history.git import GitError, git
+from ktriage.history.git import GitError, clean_environment, git
 from ktriage.history.repository import Repository
 from ktriage.kernel.kconfig import SOURCE_ARCH
 
@@ -85,6 +86,31 @@ class Checkout:
                 parts.append(entry)
         return digest(*parts)
 
+    def pack(self, tree: str, without: tuple[str, ...], target: Path) -> None:
+        """Write a pack with all objects of a tree to ``target``, those apart that trees in ``without`` have.
+
+        Thin: what those have may be a delta's base (git-pack-objects(1)). Raises MachineryError.
+        """
+        # Git looks for such bases in commits only; --shallow has it look where it need not be a parent.
+        commits = [self._commit(one) for one in (tree, *without)]
+        revisions = "".join(f"{'^' if number else ''}{commit}\n" for number, commit in enumerate(commits))
+        options = ["--revs", "--thin", "--shallow", "--stdout", "-q"]
+        with target.open("wb") as file:
+            done = subprocess.run(
+                ["git", "-C", str(self.home), "pack-objects", *options],
+                input=revisions.encode(), stdout=file, stderr=subprocess.PIPE, check=False,
+                env=clean_environment() | self._environment(None),
+            )  # fmt: skip
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip()
+            raise MachineryError(f"{tree[:12]} can't be packed: {said}")
+
+    def _commit(self, tree: str) -> str:
+        """Return a commit of this tree that has no history, the same whenever it is asked for."""
+        who = {f"GIT_{role}_{what}": "ktriage" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        when = {"GIT_AUTHOR_DATE": "@0 +0000", "GIT_COMMITTER_DATE": "@0 +0000"}
+        return self._git(None, "commit-tree", tree, "-m", "-", env=who | when).strip()
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold the checkout: nobody else moves it while the block lasts."""
@@ -114,15 +140,19 @@ class Checkout:
             keep_newest(ROOM, KEPT)
         return self.tree
 
-    def _git(self, index: Path | None, *args: str, stdin: str | None = None) -> str:
+    def _environment(self, index: Path | None) -> dict[str, str]:
         environment = {
             "GIT_DIR": str(self.repository.common),
             "GIT_WORK_TREE": str(self.tree),
             "GIT_OBJECT_DIRECTORY": str(self.home / "objects"),
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(self.repository.common / "objects"),
         }
-        if index is not None:
-            environment["GIT_INDEX_FILE"] = str(index)
+        return environment if index is None else environment | {"GIT_INDEX_FILE": str(index)}
+
+    def _git(
+        self, index: Path | None, *args: str, stdin: str | None = None, env: dict[str, str] | None = None
+    ) -> str:
+        environment = self._environment(index) | (env or {})
         options = [word for setting in PLAIN for word in ("-c", setting)]
         return git(self.home, *options, *args, stdin=stdin, env=environment)
 
