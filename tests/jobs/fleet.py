@@ -20,14 +20,15 @@ from ktriage.jobs.under_way import doing
 class Fleet:
     """A scheduler and workers of ``ktriage worker``, each with a cache and a current folder of its own."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, *tls: str) -> None:
         self.place = place
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
             port = sock.getsockname()[1]
-        self.address = f"tcp://127.0.0.1:{port}"
+        self.address = f"{'tls' if tls else 'tcp'}://127.0.0.1:{port}"
         self.processes: list[subprocess.Popen[bytes]] = []
-        arguments = ["--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
+        arguments = ["--host", "127.0.0.1", "--port", str(port), "--no-dashboard", *tls]
+        arguments += ["--protocol", "tls"] if tls else []
         self._start("scheduler", "distributed.cli.dask_scheduler", *arguments)
 
     def _start(self, name: str, module: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -45,9 +46,10 @@ class Fleet:
         self.processes.append(process)
         return process
 
-    def worker(self, name: str, vms: int = 1) -> subprocess.Popen[bytes]:
+    def worker(self, name: str, vms: int = 1, *options: str) -> subprocess.Popen[bytes]:
         """Start a worker that is called ``name``; its files are in a folder of that name."""
         arguments = ["worker", "--scheduler", self.address, "--vms", str(vms), "--name", name]
+        arguments += options
         return self._start(name, "ktriage", *arguments)
 
     def wait(self, workers: int) -> None:

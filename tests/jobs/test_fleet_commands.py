@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 import re
@@ -30,6 +31,7 @@ from ktriage.kernel import Kernel
 from ktriage.trial import load_spec
 
 pytest.importorskip("distributed")
+dask = pytest.importorskip("dask")
 ROOT = Path(__file__).parents[2]
 
 
@@ -306,3 +308,72 @@ def test_a_dump_on_a_cluster(dumped: list[str], fleet: helpers.Fleet, tmp_path: 
     assert kept[0] == kept[1]
     assert content_of(stores[0])[0][0][0] == content_of(stores[1])[0][0][0]
     assert main(["dump", "show", *dumped, "--src", str(tmp_path), *away]) == 2
+
+
+@pytest.fixture
+def dask_config() -> Iterator[None]:
+    """Put Dask's configuration back as it was."""
+    before = copy.deepcopy(dask.config.config)
+    yield
+    dask.config.config.clear()
+    dask.config.config.update(before)
+
+
+@pytest.mark.usefixtures("dask_config")
+def test_tls_as_the_page_says(tmp_path: Path, monkeypatch, capfd) -> None:
+    """The page's own commands make the certificates; who has none of that CA is told so in one line."""
+    page = (ROOT / "docs/fleet.md").read_text()
+    (script,) = re.findall(r"^```sh\n(.*?openssl.*?)^```", page, re.MULTILINE | re.DOTALL)
+    for name in ("ours", "theirs"):
+        (tmp_path / name).mkdir()
+        subprocess.run(["sh", "-ec", script], cwd=tmp_path / name, check=True, capture_output=True)
+    place = tmp_path / "ours"
+    assert (place / "worker.key").stat().st_mode & 0o77 == 0
+
+    def files(who: str, ca: str = "ours", pair: str = "ours") -> list[str]:
+        options = ["--tls-ca-file", str(tmp_path / ca / "ca.pem")]
+        options += ["--tls-cert", str(tmp_path / pair / f"{who}.pem")]
+        return [*options, "--tls-key", str(tmp_path / pair / f"{who}.key")]
+
+    def refused(*options: str, command: str = "fleet") -> str:
+        address = [fleet.address] if command == "fleet" else ["--scheduler", fleet.address]
+        assert main([command, *address, *options]) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        return line
+
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION", "true")
+    fleet = helpers.Fleet(tmp_path / "fleet", *files("scheduler"))
+    try:
+        fleet.worker("one", 1, *files("worker"))
+        monkeypatch.delenv("DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION")
+        assert "TLS needs a CA file" in refused()
+        assert "TLS needs a certificate for this client" in refused(*files("client")[:2])
+        assert "TLS needs a certificate for this worker" in refused(*files("worker")[:2], command="worker")
+        dask.config.refresh()
+        plain = fleet.address.replace("tls", "tcp")
+        assert main(["fleet", plain]) == 2
+        assert "(tls://)" in capfd.readouterr().err
+        assert main(["fleet", plain, *files("client")]) == 2
+        assert "not encrypted, which is required here" in capfd.readouterr().err
+        assert "the key is not the certificate's" in refused(*files("client")[:5], files("worker")[-1])
+        assert "this certificate is not of the CA" in refused(*files("client", pair="theirs"))
+        assert "is not of the CA that is trusted here" in refused(*files("client", "theirs"))
+        until(lambda: shown_by(capfd, fleet.address, *files("client")))
+        dask.config.refresh()
+        for name, file in (
+            ("CA_FILE", "ca.pem"),
+            ("CLIENT__CERT", "client.pem"),
+            ("CLIENT__KEY", "client.key"),
+        ):
+            monkeypatch.setenv(f"DASK_DISTRIBUTED__COMM__TLS__{name}", str(place / file))
+        write_logs(tmp_path / "logs", 3)
+        command = [sys.executable, "-m", "ktriage", "import", "--case", str(tmp_path / "case.db")]
+        command += ["--cluster", fleet.address, str(tmp_path / "logs/0")]
+        assert subprocess.run(command, capture_output=True, text=True).stdout.startswith("1 logs in ")
+    finally:
+        fleet.close()
+
+
+def shown_by(capture: pytest.CaptureFixture[str], *argv: str) -> bool:
+    """Return whether the fleet has its one worker."""
+    return [worker["name"] for worker in shown(capture, *argv)[0]] == ["one"]

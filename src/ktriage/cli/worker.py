@@ -34,6 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--vms", metavar="N", type=int, default=1, help="guests at once (1)")
     parser.add_argument("--name", metavar="NAME", help="what this worker is called (its address)")
+    parser.add_argument(
+        "--port", metavar="N", type=int, default=0, help="where the scheduler reaches it (any that is free)"
+    )
     parser.add_argument("--folder", metavar="DIR", help="where it keeps what is under way (a temporary one)")
     parser.add_argument(
         "--grace", metavar="S", type=float, default=GRACE,
@@ -90,7 +93,7 @@ async def _start(distributed: Any, args: argparse.Namespace, secured: Any) -> An
     # Guests, builds and dumps have processes of their own: Dask's measure, this process's share of the
     # machine's memory by processors, would only stop workers that are well.
     worker = distributed.Worker(
-        args.scheduler, nthreads=args.vms, resources={"vm": args.vms}, name=args.name,
+        args.scheduler, nthreads=args.vms, resources={"vm": args.vms}, name=args.name, port=args.port,
         local_directory=args.folder, dashboard=False, death_timeout=CONNECT_SECONDS, memory_limit=0,
         security=secured,
         metrics={"ktriage": lambda _: under_way.report()},
