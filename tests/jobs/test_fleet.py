@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import fleet as helpers
@@ -22,6 +23,9 @@ from ktriage.jobs import content
 from ktriage.jobs.cluster import connected
 from ktriage.jobs.content import Blob
 from ktriage.jobs.crew import Crew, crew_of
+from ktriage.jobs.fleet_lab import open_fleet_lab
+from ktriage.jobs.lab import open_lab
+from ktriage.trial import load_spec
 
 pytest.importorskip("distributed")
 
@@ -130,8 +134,46 @@ def wait_for(there: object, seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
-def blobs_of(fleet: helpers.Fleet, name: str) -> set[str]:
-    return {path.parent.name for path in (fleet.cache(name) / "content").glob("*/bytes")}
+TREE = """\
+[kernel]
+tree = "."
+jobs = 1
+[run]
+commands = ["true"]
+[hunted]
+titles = ["WARNING in x"]
+"""
+
+
+def test_revisions_of_a_tree_are_built_by_workers_once(
+    small_kernel, tmp_path: Path, fleet: helpers.Fleet
+) -> None:
+    old = small_kernel.git("rev-parse", "HEAD")
+    new = small_kernel.commit("new", {"init.c": "int other;\nvoid _start(void) { for (;;) other++; }\n"})
+    broken = small_kernel.commit("broken", {"more.c": "int undeclared = x;\n"})
+    spec = tmp_path / "ktriage.toml"
+    spec.write_text(TREE)
+    fleet.worker("one")
+    fleet.worker("two")
+    fleet.wait(2)
+    with closing(
+        open_fleet_lab(load_spec(spec), tmp_path / "trials", fleet.address, repo=small_kernel.path)
+    ) as lab:
+        with ThreadPoolExecutor(6) as pool:
+            builds = list(pool.map(lab.build, [old, new, broken] * 2))
+        assert [build.error is None for build in builds] == [True, True, False] * 2
+        assert sum(build.fresh for build in builds) == 3
+        assert max(lab.remote.crew.sent.values()) == 1
+        built = [path for path in fleet.place.glob("*/cache/built/*") if path.is_dir()]
+        assert len(built) == 3
+        assert "more.c" in (builds[2].error or "")
+        assert "undeclared" not in builds[0].log.read_text()
+        image = builds[0].kernel.image
+        there = fleet.place / next(path for path in built if path.name == image.parent.name) / "image"
+        assert image.read_bytes() == there.read_bytes() != builds[1].kernel.image.read_bytes()
+    # What was built is here now, and nobody is asked for it.
+    here = open_lab(load_spec(spec), tmp_path / "trials", repo=small_kernel.path)
+    assert [here.build(commit).fresh for commit in (old, new, broken)] == [False] * 3
 
 
 @pytest.mark.vm

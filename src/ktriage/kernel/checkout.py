@@ -107,9 +107,9 @@ class Checkout:
 
     def _commit(self, tree: str) -> str:
         """Return a commit of this tree that has no history, the same whenever it is asked for."""
-        who = {f"GIT_{role}_{what}": "ktriage" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-        when = {"GIT_AUTHOR_DATE": "@0 +0000", "GIT_COMMITTER_DATE": "@0 +0000"}
-        return self._git(None, "commit-tree", tree, "-m", "-", env=who | when).strip()
+        said = {"NAME": "ktriage", "EMAIL": "ktriage", "DATE": "@0 +0000"}
+        env = {f"GIT_{role}_{what}": text for role in ("AUTHOR", "COMMITTER") for what, text in said.items()}
+        return self._git(None, "commit-tree", tree, "-m", "-", env=env).strip()
 
     @contextmanager
     def held(self) -> Iterator[None]:
