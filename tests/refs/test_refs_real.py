@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from ktriage.cli import main
-from ktriage.refs import read_traces
+from ktriage.refs import read_traces, sources
+from ktriage.refs.names import Names
+from ktriage.refs.perf import Perf
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "refs"
 
@@ -87,6 +90,29 @@ def test_command_prints_json_tree_folded_and_lsmod(
     assert main(["refs", "read", "--plot", str(picture), trace]) == 0
     assert "<svg" in picture.read_text()
     assert "2 never put" in picture.read_text()
+
+
+@pytest.mark.parametrize("name", ["perf-stacks.txt", "perf-flat.txt", "modules.dat"])
+def test_other_recorders_of_the_same(name: str) -> None:
+    # In a guest a module was loaded, its file system mounted four times, and unloaded: recorded by perf 6.1 with
+    # -g and without, and by trace-cmd 3.1, which compresses within its file, too.
+    if name.endswith(".dat") and shutil.which("trace-cmd") is None:
+        pytest.skip("trace-cmd is not installed")
+    (one,) = read_traces([str(FIXTURES / f"{name}.zst")])
+    assert (one.object, one.kind, one.gets, one.puts) == ("binfmt_misc", "module", 19, 20)
+    assert (one.ended, one.last, one.lost) == (True, 0, 0)
+    assert not one.unmatched_gets
+    assert not one.unmatched_puts
+
+
+def test_a_perf_script_without_stacks_is_read_as_it_comes() -> None:
+    text = b"".join(sources.chunks(str(FIXTURES / "perf-flat.txt.zst"))) * 60
+    reader = Perf(Names())
+    pieces = [text[at : at + 1000] for at in range(0, len(text), 1000)]
+    events = [len(reader.feed(piece)) for piece in pieces]
+    assert sum(events) > 20 * 41  # not all at the end
+    assert sum(events) + len(reader.close()) == 60 * 41
+    assert reader.damaged == 0
 
 
 @pytest.mark.parametrize(

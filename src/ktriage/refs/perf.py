@@ -3,7 +3,8 @@
     insmod   412 [001]    12.345678: module:module_get: ulp call_site=f refcnt=2
             ffffffff8114e5a1 try_module_get+0x51 ([kernel.kallsyms])
 
-Between time and event there may be a period; with ``-F pid,tid`` the task is ``412/413``.
+Between time and event there may be a period; with ``-F pid,tid`` the task is ``412/413``. Events that were
+recorded without stacks (no ``-g``) have no blank line behind, and names of tasks are set flush right.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ HEADER = re.compile(
 )
 _LOST = re.compile(rb"PERF_RECORD_LOST(?:_SAMPLES)?\D*(?P<count>\d*)")
 _MOST_REST = 1 << 20
+_NO_STACK = 64 << 10
+"""A stack is shorter (127 frames): where no blank line comes for so long, there are none."""
 
 
 class Perf:
@@ -41,8 +44,9 @@ class Perf:
         data = self._rest + data
         cut = data.rfind(b"\n\n") + 2
         if cut < 2:
-            self._rest = data if len(data) < _MOST_REST else b""
-            return columns(Batch()) if self._rest else self._read(data)
+            cut = data.rfind(b"\n") + 1 if len(data) > _NO_STACK else 0
+        if not cut and len(data) > _MOST_REST:
+            cut = len(data)
         self._rest = data[cut:]
         return self._read(data[:cut])
 
@@ -57,7 +61,7 @@ class Perf:
         site: bytes | None = None
         waiting = False
         for line in (*data.split(b"\n"), b""):
-            if waiting and (line[:1] == b"\t" or line[:8].isspace()) and line.strip():
+            if waiting and _is_frame(line):
                 stack.append(line)
                 continue
             if waiting and stack:
@@ -101,3 +105,9 @@ class Perf:
             self._stacks.site(site),
         )
         return True, site
+
+
+def _is_frame(line: bytes) -> bool:
+    """Return whether a line is a stack's: indented, as an event's may be, too, and no event."""
+    indented = line[:1] == b"\t" or (line[:8].isspace() and HEADER.match(line) is None)
+    return indented and bool(line.strip())
