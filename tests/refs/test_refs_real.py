@@ -94,8 +94,8 @@ def test_command_prints_json_tree_folded_and_lsmod(
 
 @pytest.mark.parametrize("name", ["perf-stacks.txt", "perf-flat.txt", "modules.dat"])
 def test_other_recorders_of_the_same(name: str) -> None:
-    # In a guest a module was loaded, its file system mounted four times, and unloaded: recorded by perf 6.1 with
-    # -g and without, and by trace-cmd 3.1, which compresses within its file, too.
+    # In a guest a module was loaded, its file system mounted four times, and unloaded: recorded by perf 6.1,
+    # with -g and without, and by trace-cmd 3.1, which compresses within its file, too.
     if name.endswith(".dat") and shutil.which("trace-cmd") is None:
         pytest.skip("trace-cmd is not installed")
     (one,) = read_traces([str(FIXTURES / f"{name}.zst")])
