@@ -1,4 +1,4 @@
-"""Trials on a Dask cluster of processes: a killed worker loses no trial, and none is counted twice."""
+"""Commands on a Dask cluster of processes: a killed worker loses no run, and none is counted twice."""
 
 from __future__ import annotations
 
@@ -103,32 +103,6 @@ def test_errors_keep_their_family(dask: Cluster) -> None:
             executor.submit(fail, "user").result(30)
         with pytest.raises(MachineryError, match="a worker failed: ZeroDivisionError"):
             executor.submit(fail, "other").result(30)
-
-
-@pytest.mark.vm
-@pytest.mark.timeout(900)
-def test_a_worker_that_dies_in_the_middle(dask: Cluster, example, tmp_path: Path) -> None:
-    first, _ = dask.add_worker("--resources", "vm=1"), dask.add_worker("--resources", "vm=1")
-    wait_for(dask.address, 2)
-    log = tmp_path / "bisection.jsonl"
-    command = example.bisect(log, "--json", "--cluster", dask.address)
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 300
-    while (
-        time.monotonic() < deadline
-        and run.poll() is None
-        and not (log.exists() and len(read_log(log).runs) >= 3)
-    ):
-        time.sleep(0.1)
-    first.kill()
-    out, errors = run.communicate(timeout=600)
-    assert run.returncode == 0, errors
-    answer = json.loads(out.splitlines()[-1])
-    assert answer["culprit"] == example.culprit
-    runs = read_log(log).runs
-    attempts = [one.attempt for one in runs]
-    assert len(set(attempts)) == len(attempts)
-    assert sum(1 for one in runs if one.purpose == "search") == answer["runs"]
 
 
 COMMAND = """#!/bin/bash
