@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,11 @@ def test_what_a_fleet_does(fleet: helpers.Fleet, capsys, monkeypatch) -> None:
         call.result()
         client.gather(rest)
         crew.close()
+    assert main(["worker", "--scheduler", fleet.address, "--name", "one"]) == 2
+    assert capsys.readouterr().err.startswith(f"ktriage worker: {fleet.address} has a worker that is called")
+    port = fleet.address.rpartition(":")[2]
+    assert main(["worker", "--scheduler", fleet.address, "--port", port]) == 2
+    assert capsys.readouterr().err == f"ktriage worker: --port: something else listens at {port}\n"
     one.send_signal(signal.SIGSTOP)
     monkeypatch.setattr("ktriage.jobs.fleet.STALLED_SECONDS", 1.0)
     until(lambda: shown(capsys, fleet.address)[0][0]["status"] == "stalled")
@@ -192,6 +198,16 @@ def counts(out: str) -> dict[str, int]:
     return last
 
 
+def processes_of(fleet: helpers.Fleet, name: str) -> list[str]:
+    """Return the processes that a worker has, itself among them."""
+    mark, found = f"KTRIAGE_CACHE={fleet.cache(name)}".encode(), []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if mark in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(entry.name)
+    return found
+
+
 def test_an_import_on_a_cluster(fleet: helpers.Fleet, tmp_path: Path, capsys) -> None:
     """A worker killed in the middle loses nothing and doubles nothing; the same again adds nothing."""
     first = fleet.worker("one", 1)
@@ -203,7 +219,10 @@ def test_an_import_on_a_cluster(fleet: helpers.Fleet, tmp_path: Path, capsys) ->
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert run.stdout
     head = run.stdout.readline()
+    until(lambda: len(processes_of(fleet, "one")) > 1)
     first.kill()
+    first.wait()
+    until(lambda: not processes_of(fleet, "one"), 10)
     out, errors = run.communicate(timeout=300)
     assert run.returncode == 0, errors
     here = ["import", "--json", "--case", str(tmp_path / "here.db"), str(tmp_path / "logs")]

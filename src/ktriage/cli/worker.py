@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
 import sys
@@ -78,17 +79,27 @@ async def _work(distributed: Any, args: argparse.Namespace, secured: Any) -> boo
         asyncio.get_running_loop().add_signal_handler(number, end)
     sys.stderr.write(f"{worker.address}: {args.vms} guests for {args.scheduler} (ctrl-C ends it)\n")
     gone = asyncio.ensure_future(worker.finished())
+    ending = asyncio.ensure_future(_end_calls(distributed, worker))
     await asyncio.wait({gone, asyncio.ensure_future(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
     if asked:
         await _let_finish(distributed, worker, gone, asked, args.grace)
         # Whoever waits for a call of this worker learns by this that it has to be made elsewhere.
         await worker.close(executor_wait=False, nanny=False)
+    await ending
     return bool(asked)
+
+
+async def _end_calls(distributed: Any, worker: Any) -> None:  # noqa: ANN401
+    """End what is under way once the worker closes: nobody hears of it any more."""
+    from ktriage.jobs.lab import stop_all
+
+    while worker.status in distributed.worker.WORKER_ANY_RUNNING:
+        await asyncio.sleep(0.2)
+    stop_all()
 
 
 async def _start(distributed: Any, args: argparse.Namespace, secured: Any) -> Any:  # noqa: ANN401
     from ktriage.jobs import under_way
-    from ktriage.jobs.tls import why_not
 
     # Guests, builds and dumps have processes of their own: Dask's measure, this process's share of the
     # machine's memory by processors, would only stop workers that are well.
@@ -102,11 +113,24 @@ async def _start(distributed: Any, args: argparse.Namespace, secured: Any) -> An
     try:
         await asyncio.wait_for(worker.start(), CONNECT_SECONDS)
     except (OSError, ValueError, TimeoutError, RuntimeError) as error:
-        raise UserError(
-            f"no Dask scheduler at {args.scheduler}: {why_not(args.scheduler, error)}",
-            hint="`dask scheduler` starts one",
-        ) from None
+        raise _not_started(args, error.__cause__ or error) from None
     return worker
+
+
+def _not_started(args: argparse.Namespace, error: BaseException) -> UserError:
+    """Return what a person can mend of what Dask says."""
+    from ktriage.jobs.tls import why_not
+
+    if "name taken" in str(error):
+        return UserError(
+            f"{args.scheduler} has a worker that is called {args.name}", hint="take another --name"
+        )
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return UserError(f"--port: something else listens at {args.port}")
+    return UserError(
+        f"no Dask scheduler at {args.scheduler}: {why_not(args.scheduler, error)}",
+        hint="`dask scheduler` starts one",
+    )
 
 
 async def _let_finish(

@@ -6,11 +6,11 @@ they find is written by this process, many logs to a transaction.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 import re
-import signal
+import select
+import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -142,7 +142,9 @@ class Processes:
         self._pool = self._made(jobs)
 
     def _made(self, jobs: int) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(jobs, mp_context=self._context, initializer=_set_up, initargs=(self._url,))
+        return ProcessPoolExecutor(
+            jobs, mp_context=self._context, initializer=_set_up, initargs=(self._url, os.getpid())
+        )
 
     def submit(self, items: Sequence[Item]) -> Future[list[Read]]:
         """Read some logs."""
@@ -255,10 +257,17 @@ _stores: list[Store] = []
 """The store as a reading process sees it: it only asks what is known already."""
 
 
-def _set_up(url: str | None) -> None:
-    # A pool's processes wait for ever where the one that made them was killed: prctl(2), PR_SET_PDEATHSIG.
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+def _set_up(url: str | None, owner: int) -> None:
+    threading.Thread(target=_end_with, args=(owner,), daemon=True).start()
     _stores[:] = [open_store(url)] if url else []
+
+
+def _end_with(owner: int) -> None:
+    """End this process with the one that wants it: the pool's own way is not taken where that is killed."""
+    try:
+        select.select([os.pidfd_open(owner)], [], [])
+    finally:
+        os._exit(1)
 
 
 def read_items(items: Sequence[Item]) -> list[Read]:
