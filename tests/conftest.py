@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,26 @@ def kernel() -> Kernel:
 def guest(kernel: Kernel) -> Guest:
     """Return a saved guest on that kernel."""
     return prepare(GuestSpec(kernel.image, kernel.modules))
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Callable[[str, Path], Path]]:
+    """Return what mounts a disk of a size, as "16k", at a place that it makes; skips where it may not."""
+    mounted = []
+
+    def mount(size: str, place: Path) -> Path:
+        place.mkdir()
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], capture_output=True
+        )
+        if done.returncode:
+            pytest.skip("no right to mount a small disk")
+        mounted.append(place)
+        return place
+
+    yield mount
+    for place in mounted:
+        subprocess.run(["umount", place], check=True)
 
 
 class Repo:
