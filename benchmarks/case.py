@@ -1,49 +1,40 @@
 """The case store: logs imported a second and the memory that takes; pages of a large store under load.
 
-Usage: ``python benchmarks/case.py [--logs 10000] [--bugs 10000] [--crashes 1000000] [--url POSTGRESQL]``.
+Usage: ``python benchmarks/case.py [--logs 10000] [--bugs 10000] [--crashes 1000000] [--postgresql]``.
 
-The large store is filled by statements of the database, not by imports. Then the list of bugs and single bugs
-are fetched over HTTP by 20 readers at once while an import runs; figures are milliseconds.
+The large store is filled by statements of the database, not by imports. Then the list of bugs, a search and
+single bugs, each time another, are fetched over HTTP by 20 readers while an import runs into the same store
+and a machine uploads a log a second by token. Readers who do not wait between two pages are the hard case: as
+many people as can be served at all. Those who look at a page for two seconds are what twenty people are.
+Figures are milliseconds from the request to the last byte of the answer.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import json
 import os
-import resource
-import statistics
+import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from sqlalchemy import insert
+from case_fill import fill, log_of, write_logs
+from case_readers import Request, measure, told
+from ktriage.case.store import open_store
+from ktriage.case.store.check import check
 
-from ktriage.case.store import Store, open_store
-from ktriage.case.store.models import BugRow, CrashRow, FunctionRow, TitleRow
-from ktriage.case.store.types import BugState
-
-OOPS = """[    1.000000] Linux version 6.1.0-{number} (a@b) #1
-[   12.345678] BUG: kernel NULL pointer dereference, address: 0000000000000018
-[   12.345680] Oops: 0000 [#1] PREEMPT SMP
-[   12.345681] CPU: 0 PID: {number} Comm: sh Not tainted 6.1.0 #1
-[   12.345682] RIP: 0010:function_{bug}+0x9/0x20
-[   12.345683] Call Trace:
-[   12.345684]  <TASK>
-[   12.345685]  caller_{bug}+0x1be/0x22c
-[   12.345686]  vfs_write+0xc7/0x3f0
-[   12.345687]  do_syscall_64+0x5d/0x90
-[   12.345688]  </TASK>
-"""
-BOOT = "".join(
-    f"[    1.{n:06d}] pci 0000:00:{n % 32:02x}.0: [8086:{n:04x}] type 00 class 0x060000\n" for n in range(150)
-)
 READERS = 20
-PAGES = 15
-BATCH = 20_000
+PAUSE = 2.0
+WORDS = ("null-ptr", "file_7", "proc_reg_write", "caller_gg", "function_kk")
+TESTS = Path(__file__).parents[1] / "tests/case"
+FRESH = 10_000_000
+"""Numbers from here on are of logs that no store has yet."""
 
 
 def main() -> None:
@@ -52,148 +43,168 @@ def main() -> None:
     parser.add_argument("--logs", type=int, default=10_000)
     parser.add_argument("--bugs", type=int, default=10_000)
     parser.add_argument("--crashes", type=int, default=1_000_000)
-    parser.add_argument("--url", help="a PostgreSQL database, empty, for the large store")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement of pages (15)")
+    parser.add_argument("--postgresql", action="store_true", help="a server of its own, not SQLite")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--workers", type=int, help="processes that serve (as ktriage serve has it)")
+    parser.add_argument("--keep", metavar="FILE", type=Path, help="keep the large SQLite store, or use it")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        logs = Path(folder) / "logs"
-        write_logs(logs, args.logs)
-        place = f"{folder}/small.db"
-        for name in ("first import", "second import"):
-            imported(name, place, logs, args)
-        large = args.url or f"{folder}/large.db"
-        store = open_store(large)
-        began = time.monotonic()
-        fill(store, args.bugs, args.crashes)
-        say(
-            f"filled with {args.bugs:,} bugs and {args.crashes:,} crashes in {time.monotonic() - began:.0f} s"
-        )
-        store.close()
-        for busy in (False, True):
-            pages(large, logs if busy else None, args)
+    with tempfile.TemporaryDirectory() as folder, _database(Path(folder), args) as place:
+        say(f"{os.cpu_count()} processors, load average {os.getloadavg()[0]:.1f}")
+        if args.logs:
+            imports(Path(folder), args)
+        large(place, args)
+        again = Path(folder) / "again"
+        write_logs(again, max(args.logs, 20_000), args.bugs, first=FRESH)
+        pages(place, None, args)
+        pages(place, again, args)
+        tended(place)
 
 
-def write_logs(folder: Path, count: int) -> None:
-    """Write small logs, of which a tenth are of bugs of their own."""
-    for number in range(count):
-        place = folder / f"{number // 1000:03d}"
-        place.mkdir(parents=True, exist_ok=True)
-        (place / f"{number}.log").write_text(
-            BOOT + OOPS.format(number=number, bug=number % max(1, count // 10))
-        )
+@contextmanager
+def _database(folder: Path, args: argparse.Namespace) -> Iterator[str]:
+    """Give the place of the large store."""
+    if not args.postgresql:
+        yield str(args.keep or folder / "large.db")
+        return
+    sys.path.insert(0, str(TESTS))
+    with importlib.import_module("postgres").server() as server:
+        yield server.url
 
 
-def imported(name: str, place: str, logs: Path, args: argparse.Namespace) -> None:
-    """Import the folder in a process of its own, and say how fast and how large that was."""
-    command = [
-        sys.executable,
-        "-m",
-        "ktriage",
-        "import",
-        "--case",
-        place,
-        "--jobs",
-        str(args.jobs),
-        str(logs),
-    ]
-    began = time.monotonic()
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    seconds = time.monotonic() - began
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    say(
-        f"{name}: {args.logs / seconds:.0f} logs a second, {args.jobs} jobs, "
-        f"the largest process {peak:.0f} MiB"
-    )
-    say(f"  {done.stdout.strip()}")
-
-
-def fill(store: Store, bugs: int, crashes: int) -> None:
-    """Put many bugs and crashes into a store, as imports would leave them."""
-    now = time.time()
-    with store.batch() as connection:
-        rows = [
-            {
-                "id": n + 1, "title": f"KASAN: use-after-free Read in function_{n}", "type": None,
-                "state": str(BugState.OPEN),
-                "frame": f"function_{n}", "guilty_file": f"drivers/net/file_{n % 900}.c",
-                "stack": f"function_{n} caller_{n % 500} vfs_write do_syscall_64", "first_seen": now - n,
-                "last_seen": now - n / 2, "crashes": crashes // bugs, "kept": 0,
-                "words": f"kasan: use-after-free read in function_{n} caller_{n % 500} file_{n % 900}.c",
-            }
-            for n in range(bugs)
-        ]  # fmt: skip
-        connection.execute(insert(BugRow), rows)
-        connection.execute(
-            insert(TitleRow), [{"title": row["title"], "bug_id": row["id"], "crashes": 1} for row in rows]
-        )
-        names = [
-            {"name": name, "bug_id": row["id"]}
-            for row in rows
-            for name in dict.fromkeys(str(row["stack"]).split())
+def imports(folder: Path, args: argparse.Namespace) -> None:
+    """Import a folder into an empty store, and again."""
+    write_logs(folder / "logs", args.logs, max(1, args.logs // 10))
+    for name in ("first import", "second import"):
+        command = [
+            "import",
+            "--json",
+            "--case",
+            f"{folder}/small.db",
+            "--jobs",
+            str(args.jobs),
+            f"{folder}/logs",
         ]
-        connection.execute(insert(FunctionRow), names)
-    for start in range(0, crashes, BATCH):
-        with store.batch() as connection:
-            some = [
-                {
-                    "bug_id": n % bugs + 1, "start": n, "line": n, "title": rows[n % bugs]["title"],
-                    "when": now - n, "kernel": "6.1.0", "rank": float(n % 16), "report": None,
-                }
-                for n in range(start, min(start + BATCH, crashes))
-            ]  # fmt: skip
-            connection.execute(insert(CrashRow), some)
+        began = time.monotonic()
+        with _ktriage(*command, out=subprocess.PIPE) as process:
+            assert process.stdout
+            peaks, last = [], ""
+            for number, line in enumerate(process.stdout):
+                last = line
+                if number % max(1, args.logs // 8) == 0:
+                    peaks.append(f"{memory(process.pid):.0f}")
+            process.wait()
+        seconds = time.monotonic() - began
+        said = json.loads(last)
+        say(
+            f"{name}: {said['logs'] / seconds:.0f} logs a second with {args.jobs} jobs, {said['new']} bugs "
+            f"new, {said['known']} logs known; MiB as it went: {' '.join(peaks)}"
+        )
+    shutil.rmtree(folder / "logs")
+
+
+def large(place: str, args: argparse.Namespace) -> None:
+    """Fill the large store, unless it is there."""
+    store = open_store(place)
+    began = time.monotonic()
+    if not store.bugs(limit=1)[1]:
+        fill(store, args.bugs, args.crashes)
+    _, bugs = store.bugs(limit=1)
+    say(f"{bugs:,} bugs, {args.crashes:,} crashes: filled in {time.monotonic() - began:.0f} s")
+    store.close()
 
 
 def pages(place: str, logs: Path | None, args: argparse.Namespace) -> None:
     """Serve a store, and fetch pages with many readers, with an import under way or not."""
-    server = subprocess.Popen(
-        [sys.executable, "-m", "ktriage", "serve", "--case", place, "--port", "0"],
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert server.stderr
-    address = next(word for word in server.stderr.readline().split() if word.startswith("http"))
-    importing = None
-    if logs is not None:
-        command = [sys.executable, "-m", "ktriage", "import", "--case", place, "--jobs", "1", str(logs)]
-        importing = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        time.sleep(2)
+    store = open_store(place)
+    token = store.new_token("benchmark")
+    store.close()
+
+    def request(reader: int, number: int, host: str) -> Request:
+        bug = (reader * 7919 + number * 104729) % args.bugs + 1
+        name, path = (
+            ("list", ("/", "/?sort=crashes", "/?state=open", "/?offset=100")[number // 3 % 4]),
+            ("search", f"/?q={WORDS[bug % len(WORDS)]}"),
+            ("bug", f"/bugs/{bug}"),
+        )[number % 3]
+        return name, f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+
+    began = time.time_ns() // 1_000_000 % FRESH
+
+    def upload(number: int, host: str) -> Request:
+        log = log_of(number % args.bugs, 2 * FRESH + began + number)
+        head = f"POST /api/v1/logs HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n"
+        return "upload", f"{head}Content-Length: {len(log)}\r\n\r\n".encode() + log
+
+    workers = ["--workers", str(args.workers)] if args.workers else []
+    with _ktriage("serve", "--case", place, "--port", "0", *workers, err=subprocess.PIPE) as server:
+        assert server.stderr
+        address = next(word for word in server.stderr.readline().split() if word.startswith("http"))
+        measure(address, 2 * READERS, 3.0, request)  # all workers are up, and have all templates
+        import_ = ["import", "--case", place, "--jobs", "1", str(logs)]
+        importing = nullcontext() if logs is None else _ktriage(*import_, out=subprocess.DEVNULL)
+        with importing as process:
+            time.sleep(2.0 if process else 0.0)
+            for readers, pause in ((1, 0.0), (READERS, PAUSE), (READERS, 0.0)):
+                used = time.process_time()
+                times = measure(address, readers, args.seconds, request, pause=pause, upload=upload)
+                used = (time.process_time() - used) / args.seconds
+                if process is not None and process.poll() is not None:
+                    raise RuntimeError("the import ended too soon: give more --logs or fewer --seconds")
+                load = "an import under way" if process else "otherwise idle"
+                count = sum(map(len, times.values())) / args.seconds
+                wait = f"{pause:.0f} s between pages" if pause else "no wait between pages"
+                say(
+                    f"{readers} readers, {wait}, {load}: {count:.0f} answers a second; the readers took "
+                    f"{used:.0%} of a processor; load average {os.getloadavg()[0]:.1f}; "
+                    f"the server has {memory(server.pid):.0f} MiB"
+                )
+                for name, taken in times.items():
+                    say(f"  {name:6} {told(taken)}")
+
+
+def tended(place: str) -> None:
+    """Say how long a check and pruning take, and how much memory."""
+    store = open_store(place)
+    began = time.monotonic()
+    wrong = check(store)
+    say(f"check: {len(wrong)} counts are wrong, in {time.monotonic() - began:.1f} s")
+    store.close()
+    began = time.monotonic()
+    with _ktriage("prune", "--keep", "30", "--case", place, out=subprocess.PIPE) as process:
+        most = 0.0
+        while process.poll() is None:
+            most = max(most, memory(process.pid))
+            time.sleep(0.2)
+        assert process.stdout
+        said = process.stdout.read().strip()
+    say(f"prune --keep 30: {said}, in {time.monotonic() - began:.1f} s, at most {most:.0f} MiB")
+
+
+@contextmanager
+def _ktriage(
+    *command: str, out: int | None = None, err: int | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a command while the block lasts."""
+    process = subprocess.Popen([sys.executable, "-m", "ktriage", *command], stdout=out, stderr=err, text=True)
     try:
-        for readers in (1, READERS):
-            times: dict[str, list[float]] = {"list": [], "search": [], "bug": []}
-            threads = [
-                threading.Thread(target=read, args=(address, number, args.bugs, times))
-                for number in range(readers)
-            ]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            load = "while an import runs" if logs else "otherwise idle"
-            for name, taken in times.items():
-                taken.sort()
-                middle, late = statistics.median(taken), taken[int(len(taken) * 0.95)]
-                say(f"{name}, {readers} readers, {load}: median {middle:.0f} ms, 95% within {late:.0f} ms")
+        yield process
     finally:
-        server.terminate()
-        server.wait()
-        if importing is not None:
-            importing.terminate()
-            importing.wait()
+        process.terminate()
+        process.wait()
 
 
-def read(address: str, reader: int, bugs: int, times: dict[str, list[float]]) -> None:
-    """Fetch pages one after another."""
-    for number in range(PAGES):
-        bug = (reader * 7919 + number * 104729) % bugs + 1
-        for name, path in (
-            ("list", "?sort=crashes"),
-            ("search", f"?q=function_{bug}"),
-            ("bug", f"bugs/{bug}"),
-        ):
-            began = time.monotonic()
-            with urllib.request.urlopen(address + path) as answer:
-                answer.read()
-            times[name].append(1000 * (time.monotonic() - began))
+def memory(pid: int) -> float:
+    """Return the MiB that a process and its children have, what they share counted once (proc(5))."""
+    total, ours = 0, {pid}
+    for place in sorted(Path("/proc").glob("[0-9]*"), key=lambda place: int(place.name)):
+        with suppress(OSError, ValueError):
+            number, parent = int(place.name), int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            if number in ours or parent in ours:
+                ours.add(number)
+                lines = (place / "smaps_rollup").read_text().splitlines()
+                total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total / 1024
 
 
 def say(text: str) -> None:

@@ -37,7 +37,7 @@ def log_of(bug: int, number: int) -> bytes:
 
 
 def names(bug: int) -> tuple[str, str]:
-    """Return the functions that make a bug another one: the one that crashes, and one that calls many of them.
+    """Return the functions that make a bug another one: the one that crashes, and one that calls several.
 
     They are as long for every number, so that all that the reader says of one log holds for another.
     """
@@ -134,7 +134,9 @@ def _statements(dialect: str) -> list[str]:
     made = [
         f"""
         CREATE TEMP TABLE made AS
-        WITH RECURSIVE n(i) AS (SELECT CAST(0 AS BIGINT) UNION ALL SELECT i + 1 FROM n WHERE i + 1 < :crashes),
+        WITH RECURSIVE n(i) AS (
+            SELECT CAST(0 AS BIGINT) UNION ALL SELECT i + 1 FROM n WHERE i + 1 < :crashes
+        ),
         spread(i, u) AS (SELECT i, i * {STRIDE} % {SPREAD} FROM n),
         chosen(i, bug) AS (SELECT i, 1 + {share} FROM spread)
         SELECT i, bug, row_number() OVER (PARTITION BY bug ORDER BY i) AS place FROM chosen

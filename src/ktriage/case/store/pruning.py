@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import and_, delete, exists, func, or_, select, update
 
-from ktriage.case.store.check import recount
 from ktriage.case.store.models import BlobRow, BugRow, CrashRow, FindingRow, LogRow
 from ktriage.case.store.types import Pruned
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from ktriage.case.store.store import Store
 
 MOST_BUGS = 100
+MOST_LOGS = 50_000
 MOST_BLOBS = 1000
 
 
@@ -40,9 +40,15 @@ def prune(store: Store, keep: int, before: float | None) -> Pruned:
                 break
             last = bugs[-1]
             dropped += _drop_reports(connection, bugs, keep, before)
-    with store.batch() as connection:
-        needed = exists().where(CrashRow.log_id == LogRow.id, CrashRow.report.is_not(None))
-        connection.execute(update(LogRow).where(LogRow.blob.is_not(None), ~needed).values(blob=None))
+    with store.snapshot() as connection:
+        newest = connection.execute(select(func.max(LogRow.id))).scalar() or 0
+    needed = exists().where(CrashRow.log_id == LogRow.id, CrashRow.report.is_not(None))
+    for start in range(1, newest + 1, MOST_LOGS):
+        some = LogRow.id.between(start, start + MOST_LOGS - 1)
+        with store.batch() as connection:
+            connection.execute(
+                update(LogRow).where(some, LogRow.blob.is_not(None), ~needed).values(blob=None)
+            )
     after = ""
     while True:
         with store.batch() as connection:
@@ -84,8 +90,8 @@ def _drop_reports(connection: Connection, bugs: Sequence[int], keep: int, before
     for start in range(0, len(lost), MOST_BLOBS):
         some = lost[start : start + MOST_BLOBS]
         connection.execute(update(CrashRow).where(CrashRow.id.in_(some)).values(report=None))
-    for bug in bugs if lost else ():
-        recount(connection, bug)
+    kept = select(func.count()).where(CrashRow.bug_id == BugRow.id, CrashRow.report.is_not(None))
+    connection.execute(update(BugRow).where(BugRow.id.in_(bugs)).values(kept=kept.scalar_subquery()))
     return len(lost)
 
 
