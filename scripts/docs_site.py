@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A hook of MkDocs: the page reference/cli.md, made of the command line's own parser when the site is built.
+"""Hooks of MkDocs.
 
-So no command and no option can be missing from it, or be described otherwise than ``--help`` does.
+The page reference/cli.md is made of the command line's own parser when the site is built: so no command and
+no option can be missing from it, or be described otherwise than ``--help`` does. And links out of docs/,
+which lead somewhere in a checkout, become paths.
 """
 
 from __future__ import annotations
 
 import argparse
+import posixpath
+import re
 from typing import TYPE_CHECKING
 
 from mkdocs.structure.files import File
@@ -18,26 +22,42 @@ if TYPE_CHECKING:
 
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
 
 PAGE = "reference/cli.md"
 WIDTH = 90
 HEAD = """\
 # The command line
 
-Every command with all of its options, as `--help` prints them: this page is made from the program itself. What
-`--json` prints, and how commands end, is in [JSON and exit codes](json.md).
+Every command with all of its options, as `--help` prints them: this page is made from the program itself.
+What `--json` prints, and how commands end, is in [JSON and exit codes](json.md).
 
 """
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the page to the site's files."""
-    files.append(File.generated(config, PAGE, content=page()))
+    """Add the page about the command line to the site's files."""
+    files.append(File.generated(config, PAGE, content=reference()))
     return files
 
 
-def page() -> str:
-    """Return the page, as Markdown."""
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """Return a page without links out of docs/: the text with the file's path in the repository."""
+    folder = posixpath.dirname(page.file.src_uri)
+
+    def inside(link: re.Match[str]) -> str:
+        text, target = link[1], link[2].partition("#")[0]
+        path = posixpath.normpath(posixpath.join(folder, target))
+        if re.match(r"[a-z]+:", target) or not path.startswith("../"):
+            return link[0]
+        path = path.removeprefix("../")
+        return f"`{path}`" if text.strip("`") == path else f"{text} (`{path}` in the repository)"
+
+    return re.sub(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)", inside, markdown)
+
+
+def reference() -> str:
+    """Return the page about the command line, as Markdown."""
     commands = below(full_parser())
     listing = "".join(f"- [`{sub.prog}`](#{anchor(sub)}): {plain(why)}\n" for sub, why in commands)
     return HEAD + listing + "\n" + "\n".join(line for sub, _ in commands for line in section(sub, 2)) + "\n"
