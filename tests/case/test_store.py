@@ -284,7 +284,7 @@ def test_pages_of_crashes_and_of_bugs_follow_on_each_other(store, make_log):
     assert pages[-1] == ([], 9)
 
 
-def test_counts_agree_with_rows_whatever_is_done(store, make_log):
+def test_counts_agree_with_rows_whatever_is_done(store, place, make_log, capsys):
     for number in range(12):
         log = make_log(f"f_{'ghj'[number % 3]}", number=number)
         crashes = [
@@ -304,6 +304,7 @@ def test_counts_agree_with_rows_whatever_is_done(store, make_log):
         connection.execute(text("UPDATE bug SET crashes = crashes + 1, kept = 7, last_seen = 0"))
         connection.execute(text("UPDATE title SET crashes = 99 WHERE title LIKE 'BUG%'"))
         connection.execute(text("UPDATE log SET findings = 0 WHERE id = 1"))
+    assert main(["case", "check", "--case", place]) == 1
     whats = {(wrong.what, wrong.row.split()[0]) for wrong in check(store, mend=True)}
     assert whats == {
         ("crashes", "bug"),
@@ -312,7 +313,8 @@ def test_counts_agree_with_rows_whatever_is_done(store, make_log):
         ("crashes", "title"),
         ("crashes", "log"),
     }
-    assert check(store) == []
+    assert main(["case", "check", "--mend", "--case", place]) == 0
+    assert "0 things do not agree" in capsys.readouterr().out
     with store.batch() as connection:
         connection.execute(text("UPDATE log SET blob = NULL"))
         connection.execute(text("UPDATE blob SET data = :data"), {"data": b"spoilt"})

@@ -36,6 +36,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     merge = verbs.add_parser("merge", help="make a bug a part of another")
     split = verbs.add_parser("split", help="give a title's crashes a bug of their own")
     prune = verbs.add_parser("prune", help="keep the logs of a bug's best crashes only")
+    check = verbs.add_parser("check", help="whether counts and logs agree with the crashes")
+    check.add_argument("--mend", action="store_true", help="set counts to what the crashes say")
+    check.add_argument("--content", action="store_true", help="read all that is kept, too")
     for verb in (show, mark, merge, split):
         verb.add_argument("bug", metavar="BUG", type=int)
     mark.add_argument("state", choices=STATES)
@@ -44,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     merge.add_argument("into", metavar="INTO", type=int)
     split.add_argument("title", metavar="TITLE")
     configure_prune(prune)
-    for verb in (listing, show, mark, merge, split):
+    for verb in (listing, show, mark, merge, split, check):
         _common(verb)
 
 
@@ -79,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
                 args.bug = store.split(args.bug, args.title)
             case "prune":
                 return prune(store, args)
+            case "check":
+                return _check(store, args)
         return _show(store, args)
     finally:
         store.close()
@@ -101,6 +106,23 @@ def prune(store: Store, args: argparse.Namespace) -> int:
             f"{plural(gone.crashes, 'crash', 'crashes')} lost their logs; {size(gone.bytes)} given back\n"
         )
     return 0
+
+
+def _check(store: Store, args: argparse.Namespace) -> int:
+    """Say what does not agree; return 1 where there is something that was not mended."""
+    from dataclasses import asdict
+
+    from ktriage.case.store.check import check
+    from ktriage.case.text import plural
+
+    wrong = check(store, mend=args.mend, blobs_too=args.content)
+    for one in wrong:
+        sys.stdout.write((json.dumps({"kind": "wrong", **asdict(one)}) if args.json else str(one)) + "\n")
+    left = check(store, blobs_too=args.content) if args.mend and wrong else wrong
+    if not args.json:
+        mended = f", {len(left)} left" if args.mend and wrong else ""
+        sys.stdout.write(f"{plural(len(wrong), 'thing does', 'things do')} not agree{mended}\n")
+    return 1 if left else 0
 
 
 def _list(store: Store, args: argparse.Namespace) -> int:
