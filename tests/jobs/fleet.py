@@ -34,6 +34,7 @@ class Fleet:
     def _start(self, name: str, module: str, *arguments: str) -> subprocess.Popen[bytes]:
         home = self.place / name
         home.mkdir(parents=True)
+        path = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         own = {"KTRIAGE_CACHE": str(home / "cache"), "XDG_CACHE_HOME": str(home / "xdg")}
         with (home / "log").open("wb") as log:
             process = subprocess.Popen(
@@ -41,7 +42,7 @@ class Fleet:
                 stdout=log,
                 stderr=log,
                 cwd=home,
-                env={**os.environ, **own, "PYTHONPATH": str(Path(__file__).parent)},
+                env={**os.environ, **own, "PYTHONPATH": os.pathsep.join(path)},
             )
         self.processes.append(process)
         return process

@@ -6,17 +6,20 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import fleet as helpers
 import pytest
 
 from ktriage.bisect.log import read_log
+from ktriage.bisect.types import Run
+from ktriage.cache import cache_root
 from ktriage.case.trials import load_outcome
 from ktriage.errors import MachineryError, UserError
 from ktriage.jobs import content
@@ -33,7 +36,11 @@ pytest.importorskip("distributed")
 @pytest.fixture
 def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[helpers.Fleet]:
     """Return a cluster without workers; what the driver keeps is in a folder of its own."""
+    packages = cache_root() / "kernel"
     monkeypatch.setenv("KTRIAGE_CACHE", str(tmp_path / "driver"))
+    packages.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "driver").mkdir()
+    (tmp_path / "driver/kernel").symlink_to(packages)
     made = helpers.Fleet(tmp_path / "fleet")
     yield made
     made.close()
@@ -176,40 +183,59 @@ def test_revisions_of_a_tree_are_built_by_workers_once(
     assert [here.build(commit).fresh for commit in (old, new, broken)] == [False] * 3
 
 
+def guests(fleet: helpers.Fleet) -> list[str]:
+    """Return the processes of guests that the workers run."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            line = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+            if b"qemu-system" in line and str(fleet.place).encode() in line:
+                found.append(entry.name)
+    return found
+
+
+def runs_of(log: Path) -> tuple[Run, ...]:
+    """Return the runs in a log, which may be about to be written."""
+    return read_log(log).runs if log.exists() and b"\n" in log.read_bytes() else ()
+
+
+def start(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 @pytest.mark.vm
 @pytest.mark.timeout(900)
-def test_a_bisection_with_a_worker_killed_and_one_stopped(fleet, example, tmp_path: Path) -> None:
-    """No trial is lost, none counted twice, and all that they left is here."""
+def test_driver_and_worker_killed_and_another_worker_stopped(fleet, example, tmp_path: Path) -> None:
+    """No trial is lost, none counted twice, and all that they left is here; nothing outlives its driver."""
     workers = {name: fleet.worker(name) for name in ("one", "two", "three")}
     fleet.wait(3)
     log = tmp_path / "bisection.jsonl"
-    command = example.bisect(log, "--json", "--no-verify", "--confidence", "0.98", "--cluster", fleet.address)
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    def finished(count: int) -> bool:
-        return run.poll() is not None or (log.exists() and len(log_runs(log)) >= count)
-
-    wait_for(lambda: finished(3), 300)
+    options = ["--json", "--cluster", fleet.address]
+    run = start(example.bisect(log, "--no-verify", "--confidence", "0.9", *options))
+    wait_for(lambda: run.poll() is not None or (len(runs_of(log)) >= 2 and guests(fleet)), 300)
+    run.kill()
+    _, errors = run.communicate()
+    assert run.returncode == -signal.SIGKILL, errors
+    known = runs_of(log)
+    wait_for(lambda: not guests(fleet))
+    run = start([sys.executable, "-m", "ktriage", "bisect", "resume", str(log), *options])
+    wait_for(lambda: run.poll() is not None or len(runs_of(log)) >= len(known) + 2, 300)
     workers["one"].kill()
     workers["two"].send_signal(signal.SIGSTOP)
     out, errors = run.communicate(timeout=600)
     assert run.returncode == 0, errors
     answer = json.loads(out.splitlines()[-1])
     assert answer["culprit"] == example.culprit
-    records = read_log(log)
-    attempts = [one.attempt for one in records.runs]
-    assert len(set(attempts)) == len(attempts)
-    assert sum(1 for one in records.runs if one.purpose == "search") == answer["runs"]
-    assert "infra" not in answer["outcomes"], answer
-    for one in records.runs:
+    runs = runs_of(log)
+    assert runs[: len(known)] == known
+    assert len({one.attempt for one in runs}) == len(runs) == answer["runs"]
+    assert "infra" not in answer["outcomes"], errors
+    place = log.with_name(log.name + ".runs")
+    for one in runs:
         outcome = load_outcome(Path(one.where or ""))
-        assert Path(one.where or "") == log.with_name(log.name + ".runs") / "trials" / one.attempt
-        assert outcome.directory == one.where
-        if outcome.kind not in ("build-failed", "infra"):
-            assert (Path(one.where or "") / "console.log").is_file()
+        assert outcome.directory == one.where == str(place / "trials" / one.attempt)
+        assert (Path(one.where) / "console.log").is_file() == (outcome.kind != "build-failed")
     assert "is given to another worker" in errors
-    assert (log.with_name(log.name + ".runs") / "index.html").is_file()
-
-
-def log_runs(log: Path) -> list[object]:
-    return list(read_log(log).runs) if b"\n" in log.read_bytes() else []
+    assert "none of them more than once" in errors
+    assert (place / "index.html").is_file()
+    assert (place / "trials/culprit/vmcore").is_file()

@@ -9,21 +9,20 @@ guests and builds ended where it runs.
 
 from __future__ import annotations
 
-import asyncio
-import pickle
 import threading
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from ktriage.errors import KtriageError, MachineryError, UserError
-from ktriage.jobs import content
-from ktriage.jobs.content import Blob, MissingError
+from ktriage.jobs import content, crew_there
+from ktriage.jobs.content import Blob
+from ktriage.jobs.crew_there import Answer
 from ktriage.jobs.under_way import differs, unlike
 
 QUIET_SECONDS = 15.0
@@ -84,6 +83,7 @@ class Crew:
         self._sending: dict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
         self._topic = f"ktriage-{uuid.uuid4().hex}"
         self._begun: dict[str, float] = {}
+        self._sizes: dict[str, int] = {}
         self._stopped = 0
         self._closed = threading.Event()
         self._look()
@@ -128,8 +128,8 @@ class Crew:
         ``needs`` are blobs that are sent to the worker before, where it lacks them; it finds them by
         ``content.using``, and where that raises MissingError they are sent and the call is made again. A call
         that has run for ``seconds`` is given to another worker. Raises what ``fn`` raises where that is one
-        of ours or an OSError, else MachineryError; so where workers are lost one after another, there is none
-        left, or ``stop`` was called.
+        of ours (with the worker's address as ``data["worker"]``) or an OSError, else MachineryError; so, too,
+        where workers are lost one after another, there is none left, or ``stop`` was called.
         """
         return self.call_then(fn, *args, seconds=seconds, needs=needs, then=lambda result, _: result)
 
@@ -166,6 +166,17 @@ class Crew:
             finally:
                 self._give(address)
         raise MachineryError(f"{len(lost)} workers were lost with it, the last one {why}")
+
+    def summary(self) -> str:
+        """Say in one line what was sent."""
+        times = Counter(self.sent)
+        again = sum(count - 1 for count in times.values())
+        blobs, workers = {blob for _, blob in times}, {address for address, _ in times}
+        size = sum(self._sizes[blob] * count for (_, blob), count in times.items())
+        return (
+            f"{len(blobs)} blobs went to {len(workers)} workers, {size >> 20} MiB in all, "
+            f"{again or 'none'} of them more than once to the same"
+        )
 
     def stop(self) -> None:
         """End all calls; whoever waits for one gets a MachineryError."""
@@ -285,7 +296,10 @@ class Crew:
                 result: T = what
                 return result
             if how == "failed":
-                raise what if isinstance(what, (KtriageError, OSError)) else _foreign(what)
+                error = what if isinstance(what, (KtriageError, OSError)) else _foreign(what)
+                if isinstance(error, KtriageError):
+                    error.data["worker"] = address
+                raise error
             lacking = what
             with self._changed:
                 if address in self._workers:
@@ -294,11 +308,11 @@ class Crew:
 
     def _asked(
         self, address: str, fn: Callable[..., Any], args: tuple[Any, ...], seconds: float, since: int
-    ) -> tuple[Literal["done", "failed", "missing"], Any]:
+    ) -> Answer:
         key = f"{fn.__name__}-{uuid.uuid4().hex}"
         done = threading.Event()
         future = self._client.submit(
-            _work, self._topic, key, fn, args,
+            crew_there.work, self._topic, key, fn, args,
             key=key, workers=[address], allow_other_workers=False, resources={"vm": 1}, pure=False, retries=0,
         )  # fmt: skip
         future.add_done_callback(lambda _: done.set())
@@ -319,11 +333,11 @@ class Crew:
         address: str,
         future: Any,  # noqa: ANN401
         since: int,
-    ) -> tuple[Literal["done", "failed", "missing"], Any]:
+    ) -> Answer:
         """Fetch what a call came to, which lies with its worker."""
         while future.status == "finished":
             try:
-                found: tuple[Literal["done", "failed", "missing"], Any] = future.result(timeout=POLL_SECONDS)
+                found: Answer = future.result(timeout=POLL_SECONDS)
             except TimeoutError:
                 self._check(address, since)
                 continue
@@ -352,6 +366,8 @@ class Crew:
         except (OSError, TimeoutError, KeyError, ValueError) as error:
             self._check(address)
             raise _LostError(f"does not answer ({type(error).__name__})") from error
+        except Exception as error:  # Dask's own words for what went wrong there
+            raise _foreign(error) from error
 
     def _lacking(self, address: str, needs: Sequence[Blob]) -> tuple[Blob, ...]:
         with self._changed:
@@ -360,7 +376,7 @@ class Crew:
         asked = [blob for blob in needs if blob.sha256 not in known]
         if not asked:
             return ()
-        lacking: tuple[Blob, ...] = self._ask(address, _missing, asked)
+        lacking: tuple[Blob, ...] = self._ask(address, crew_there.missing, asked)
         self._note(address, set(asked) - set(lacking))
         return lacking
 
@@ -372,15 +388,16 @@ class Crew:
     def _send(self, address: str, blob: Blob) -> None:
         with self._sending[address, blob.sha256]:
             # Another thread may have sent it meanwhile.
-            if not self._ask(address, _missing, [blob]):
+            if not self._ask(address, crew_there.missing, [blob]):
                 self._note(address, [blob])
                 return
             transfer = uuid.uuid4().hex
 
             def give(offset: int, piece: bytes) -> None:
                 self._check(address)
-                self._ask(address, _put, blob, transfer, offset, piece)
+                self._ask(address, crew_there.put, blob, transfer, offset, piece)
 
+            self._sizes[blob.sha256] = blob.size
             self.sent[address, blob.sha256] += 1
             content.send(blob, give)
             self._note(address, [blob])
@@ -390,11 +407,11 @@ class Crew:
         offset, transfer = 0, uuid.uuid4().hex
         while content.missing([blob]):
             self._check(address)
-            piece: bytes = self._ask(address, _piece, blob, offset)
+            piece: bytes = self._ask(address, crew_there.piece_of, blob, offset)
             content.put(blob, transfer, offset, piece)
             offset += content.PIECE
         with suppress(_LostError, KtriageError):
-            self._ask(address, _withdraw, blob)
+            self._ask(address, crew_there.withdraw, blob)
 
 
 def _foreign(error: BaseException | None) -> MachineryError:
@@ -406,96 +423,6 @@ def _foreign(error: BaseException | None) -> MachineryError:
 
 async def _released(future: Any) -> None:  # noqa: ANN401
     await future.cancel()
-
-
-# What runs in a worker's loop, where nothing may take long.
-
-
-async def _missing(blobs: Sequence[Blob]) -> tuple[Blob, ...]:
-    return await asyncio.to_thread(content.missing, blobs)
-
-
-async def _put(blob: Blob, transfer: str, offset: int, piece: bytes) -> bool:
-    return await asyncio.to_thread(content.put, blob, transfer, offset, piece)
-
-
-async def _piece(blob: Blob, offset: int) -> bytes:
-    return await asyncio.to_thread(content.offered, blob, offset)
-
-
-async def _withdraw(blob: Blob) -> None:
-    await asyncio.to_thread(content.withdraw, blob)
-
-
-# What runs in a worker's threads.
-
-
-def _work(
-    topic: str, key: str, fn: Callable[..., Any], args: tuple[Any, ...]
-) -> tuple[Literal["done", "failed", "missing"], Any]:
-    """Make a call; what it raises is part of the answer."""
-    from distributed import get_worker
-
-    worker = get_worker()
-    worker.log_event(topic, key)
-    with _watched(worker, key):
-        try:
-            return "done", fn(*args)
-        except MissingError as error:
-            return "missing", error.blobs
-        except Exception as error:  # noqa: BLE001 (a call may raise anything, and its worker goes on)
-            return "failed", _sendable(error)
-
-
-def _sendable(error: Exception) -> Exception:
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 (our own)
-    except Exception:  # noqa: BLE001 (whatever it is that can't be sent)
-        return MachineryError(f"{type(error).__name__}: {error}")
-    return error
-
-
-_running: dict[str, tuple[Any, int]] = {}
-"""Calls under way in this process, by key: the worker and the thread."""
-_lock = threading.Lock()
-
-
-@contextmanager
-def _watched(worker: Any, key: str) -> Iterator[None]:  # noqa: ANN401
-    """See to it that a call that nobody waits for any more has its guests and builds ended."""
-    with _lock:
-        if not _running:
-            threading.Thread(target=_watch, name="unwanted", daemon=True).start()
-        _running[key] = worker, threading.get_ident()
-    try:
-        yield
-    finally:
-        with _lock:
-            del _running[key]
-
-
-def _watch() -> None:
-    from ktriage.jobs.lab import stop_all
-
-    while True:
-        time.sleep(POLL_SECONDS)
-        with _lock:
-            if not _running:
-                return
-            calls = list(_running.items())
-        for key, (worker, thread) in calls:
-            if not _wanted(worker, key):
-                # Again and again while it lasts: it may be between two guests.
-                stop_all(thread)
-
-
-def _wanted(worker: Any, key: str) -> bool:  # noqa: ANN401
-    """Return whether the scheduler still asks for a call.
-
-    It does not once the client that did has let go of it, or its connection has ended.
-    """
-    task = worker.state.tasks.get(key)
-    return task is not None and task.state in ("executing", "long-running")
 
 
 def crew_of(client: Any, address: str, progress: Callable[[str], None] = lambda _: None) -> Crew:  # noqa: ANN401

@@ -10,15 +10,15 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ktriage.cache import cached, digest, keep_newest, touch
-from ktriage.errors import MachineryError, UserError
+from ktriage.errors import KtriageError, MachineryError, UserError
 from ktriage.jobs import content
 from ktriage.jobs.benches import Task
 from ktriage.jobs.cluster import connected
@@ -81,6 +81,7 @@ class Remote:
             self._stack.close()
             raise
         self._stack.callback(self.crew.close)
+        self._stack.callback(lambda: progress(self.crew.summary()))
         self._onces: dict[str, _Once] = {}
         self._lock = threading.Lock()
         self._took: dict[str, float] = {}
@@ -118,10 +119,11 @@ class Remote:
             module=content.register(module) if module else None,
             task=task, restore=restore, eager=eager,
         )  # fmt: skip
-        return self.crew.call_then(
-            run_trial, job, seconds=_trial_seconds(spec), needs=job.needs(),
-            then=lambda done, fetch: self._received(done, fetch, place),
-        )  # fmt: skip
+        with _told_where():
+            return self.crew.call_then(
+                run_trial, job, seconds=_trial_seconds(spec), needs=job.needs(),
+                then=lambda done, fetch: self._received(done, fetch, place),
+            )  # fmt: skip
 
     def _received(self, done: TrialDone, fetch: Callable[[Blob], None], place: Path) -> Outcome:
         """Put a trial's folder in its place, whole: whoever is killed in the middle leaves no outcome."""
@@ -154,7 +156,8 @@ class Remote:
             return build
 
         seconds = BUILD_TIMEOUT + PREPARING_SECONDS
-        return self.crew.call_then(run_module, job, seconds=seconds, needs=job.needs(), then=keep)
+        with _told_where():
+            return self.crew.call_then(run_module, job, seconds=seconds, needs=job.needs(), then=keep)
 
     def tree(self, job: TreeJob, checkout: Checkout, directory: Path) -> Built:
         """Build a kernel on a worker, and keep it here as if it had been built here.
@@ -183,7 +186,8 @@ class Remote:
             return built
 
         seconds = job.recipe.timeout + PREPARING_SECONDS
-        return self.crew.call_then(run_tree, job, seconds=seconds, then=keep, prepare=prepare)
+        with _told_where():
+            return self.crew.call_then(run_tree, job, seconds=seconds, then=keep, prepare=prepare)
 
     def _packs(self, tree: str, checkout: Checkout, has: tuple[str, ...]) -> tuple[tuple[str, Blob], ...]:
         """Return the packs that bring a tree to a worker that has those others, each with what it brings."""
@@ -204,6 +208,17 @@ class Remote:
         touch(folder)
         keep_newest(PACKS, KEPT_PACKS)
         return content.register(folder / "pack")
+
+
+@contextmanager
+def _told_where() -> Iterator[None]:
+    """Have errors say on which machine something is missing, or fails."""
+    try:
+        yield
+    except KtriageError as error:
+        if worker := error.data.get("worker"):
+            error.message = f"{error.message} (on {worker})"
+        raise
 
 
 def _moved(outcome: Outcome, old: str, new: Path) -> Outcome:
