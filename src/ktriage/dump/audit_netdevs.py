@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import drgn
 import numpy as np
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.percpu import per_cpu_ptr
-from drgn.helpers.linux.stackdepot import stack_depot_fetch
 
 from ktriage.dump.audit_objects import Census, ObjectAudit
+from ktriage.dump.audit_trackers import Trackers, untracked
 from ktriage.dump.holders.layout import member_offset
-from ktriage.dump.holders.lists import list_for_each_entry
 from ktriage.dump.holders.netdevs import netdevs
 from ktriage.dump.holders.netrefs import EVERYWHERE, KEEPERS, OF_DEVICES, device_state
 from ktriage.dump.holders.socks import for_each_net
@@ -22,9 +20,6 @@ from ktriage.dump.holders.walk import KERNEL_HALF, Holder, Walk, kmalloc_caches,
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-MOST_TRACKERS = 1 << 12
-MOST_FRAMES = 12
 
 
 def audit_netdevs(walk: Walk) -> Census:
@@ -47,10 +42,11 @@ def audit_netdevs(walk: Walk) -> Census:
     for everywhere in EVERYWHERE:
         for address, holder in walk.each(everywhere.__name__.replace("_", " "), everywhere(walk)):
             holders[address].append(holder)
+    trackers = Trackers(walk, devices)
     found = []
     for device in devices:
         with walk.guard(f"net device {device.value_():#x}"):
-            audit = _audit(walk, device, tuple(holders[device.value_()]))
+            audit = _audit(walk, device, tuple(holders[device.value_()]), trackers)
             if audit is not None:
                 found.append(audit)
     return Census("net_device", len(devices), tuple(found))
@@ -66,7 +62,9 @@ def references(device: drgn.Object) -> int:
     return int(device.dev_refcnt.refs.counter)
 
 
-def _audit(walk: Walk, device: drgn.Object, holders: tuple[Holder, ...]) -> ObjectAudit | None:
+def _audit(
+    walk: Walk, device: drgn.Object, holders: tuple[Holder, ...], trackers: Trackers
+) -> ObjectAudit | None:
     state = device_state(device).removeprefix("NETREG_").lower()
     if state == "dummy":
         return None
@@ -87,35 +85,16 @@ def _audit(walk: Walk, device: drgn.Object, holders: tuple[Holder, ...]) -> Obje
         verdict = "leaked" if state == "uninitialized" else "busy"
     if state == "uninitialized":
         notes.append("allocated and in no list: not registered yet, or never freed")
-    notes += _tracked(walk, device)
     return ObjectAudit(
-        "net_device", device.value_(), text(device.name), count, verdict, "; ".join(notes), holders
+        "net_device",
+        device.value_(),
+        text(device.name),
+        count,
+        verdict,
+        "; ".join([*notes, *untracked(device)]),
+        holders,
+        tracked=trackers.unfound(device, holders),
     )
-
-
-def _tracked(walk: Walk, device: drgn.Object) -> list[str]:
-    """Return what the reference tracker knows, where it is built in (CONFIG_NET_DEV_REFCNT_TRACKER).
-
-    Since Linux 5.17 (commit 4d92b95ff2f9). The stacks say who took each reference; they are told, not
-    counted, as the same references are among the holders.
-    """
-    if not hasattr(device, "refcnt_tracker") or not hasattr(device.refcnt_tracker, "list"):
-        return []
-    said: list[str] = []
-    with walk.guard(f"the trackers of net device {device.value_():#x}"):
-        directory = device.refcnt_tracker
-        entries = list_for_each_entry("struct ref_tracker", directory.list.address_of_(), "head")
-        alive = (entry for entry in islice(entries, MOST_TRACKERS) if not entry.dead)
-        said += (f"tracked: {' ← '.join(_stack(entry.alloc_stack_handle))}" for entry in alive)
-        said.append(f"untracked: {int(directory.untracked.refs.counter) - 1}")
-    return said
-
-
-def _stack(handle: drgn.Object) -> list[str]:
-    trace = stack_depot_fetch(handle)
-    if trace is None:
-        return ["no stack"]
-    return [frame.name or f"{frame.pc:#x}" for frame in islice(trace, MOST_FRAMES)]
 
 
 def _strays(walk: Walk) -> Iterator[drgn.Object]:

@@ -10,6 +10,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Tracked:
+    """``count`` references that a tracker recorded: the stack that took them, innermost function first.
+
+    ``objects`` are those that have a pointer to the record, which is who holds the reference.
+    """
+
+    stack: tuple[str, ...]
+    count: int
+    objects: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that stands in the reports' ``tracked``."""
+        return {"stack": list(self.stack), "count": self.count, "objects": list(self.objects)}
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectAudit:
     """One counted object whose references do not come out even.
 
@@ -19,7 +35,7 @@ class ObjectAudit:
     found for), ``uncountable`` (the same, where this dump can't tell all), ``missing`` (more holders than
     references) or ``busy`` (accounted for, and in the way of something). ``note`` says why.
     ``mentions`` are places in objects of slab caches that have its address: where nobody was found, that is
-    what is left to look at.
+    what is left to look at. ``tracked`` are references without a holder, recorded when they were taken.
     """
 
     kind: str
@@ -30,6 +46,7 @@ class ObjectAudit:
     note: str = ""
     holders: tuple[Holder, ...] = ()
     mentions: tuple[str, ...] = ()
+    tracked: tuple[Tracked, ...] = ()
 
     @property
     def accounted(self) -> int:
@@ -49,6 +66,7 @@ class ObjectAudit:
             "verdict": self.verdict,
             "note": self.note,
             "mentions": list(self.mentions),
+            "tracked": [tracked.to_json() for tracked in self.tracked],
             "holders": [holder.to_json() for holder in self.holders],
         }
 

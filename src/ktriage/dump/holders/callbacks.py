@@ -166,6 +166,8 @@ def kprobes(walk: Walk) -> Iterator[Pointer]:
 def packet_hooks(walk: Walk) -> Iterator[Pointer]:
     """Yield netfilter's hooks of all network namespaces."""
     for net in for_each_net(walk):
+        if not hasattr(net, "nf"):  # without CONFIG_NETFILTER
+            return
         for member in net.nf.type_.members:
             if not (member.name or "").startswith("hooks_"):
                 continue

@@ -141,6 +141,8 @@ def taps(walk: Walk) -> Iterator[Holder]:
 def transformations(walk: Walk) -> Iterator[Holder]:
     """Yield the reference of each IPsec state to its type's module (``xfrm_get_type()``)."""
     for net in for_each_net(walk):
+        if not hasattr(net, "xfrm"):  # without CONFIG_XFRM
+            return
         with walk.guard("the IPsec states"):
             for state in list_for_each_entry("struct xfrm_state", net.xfrm.state_all.address_of_(), "km.all"):
                 for member in ("type", "type_offload"):

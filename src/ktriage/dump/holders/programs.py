@@ -20,7 +20,9 @@ BPF_LINK_TYPE_RAW_TRACEPOINT = 1
 
 def programs(walk: Walk) -> Iterator[Holder]:
     """Yield the references of programs to modules whose types or functions they use (verifier.c)."""
-    for program in walk.each("the BPF programs", bpf_prog_for_each(walk.program)):
+    # Without CONFIG_BPF_SYSCALL there are no tables of programs, links and maps.
+    found = bpf_prog_for_each(walk.program) if walk.variable("prog_idr") is not None else ()
+    for program in walk.each("the BPF programs", found):
         with walk.guard(f"BPF program {program.value_():#x}"):
             aux = program.aux
             path = f"BPF program {int(aux.id)}"
@@ -57,7 +59,8 @@ def trampolines(walk: Walk) -> Iterator[Holder]:
 
 def links(walk: Walk) -> Iterator[Holder]:
     """Yield the reference of each raw tracepoint link (``bpf_get_raw_tracepoint()``)."""
-    for link in walk.each("the BPF links", bpf_link_for_each(walk.program)):
+    found = bpf_link_for_each(walk.program) if walk.variable("link_idr") is not None else ()
+    for link in walk.each("the BPF links", found):
         with walk.guard(f"BPF link {link.value_():#x}"):
             if int(link.type) != BPF_LINK_TYPE_RAW_TRACEPOINT:
                 continue
@@ -70,7 +73,8 @@ def links(walk: Walk) -> Iterator[Holder]:
 
 def maps(walk: Walk) -> Iterator[Holder]:
     """Yield the references of maps to modules whose objects they may hold (``btf_parse_kptrs()``)."""
-    for one in walk.each("the BPF maps", bpf_map_for_each(walk.program)):
+    found = bpf_map_for_each(walk.program) if walk.variable("map_idr") is not None else ()
+    for one in walk.each("the BPF maps", found):
         with walk.guard(f"BPF map {one.value_():#x}"):
             for table, member in _records(one):
                 for number in range(min(int(table.member_(member)), MOST_ENTRIES)):

@@ -50,7 +50,8 @@ def all_qdiscs(walk: Walk, device: drgn.Object) -> Iterator[drgn.Object]:
 
 def _qdiscs(walk: Walk, device: drgn.Object) -> Iterator[drgn.Object]:
     yield device.qdisc
-    for bucket in device.qdisc_hash:
+    # Without CONFIG_NET_SCHED there is none.
+    for bucket in device.qdisc_hash if hasattr(device, "qdisc_hash") else ():
         found = hlist_for_each_entry("struct Qdisc", bucket.address_of_(), "hash")
         yield from walk.each("a device's qdiscs", found)
     for number in range(min(int(device.num_tx_queues), MOST_QUEUES)):
