@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from pathlib import Path
 
 import httpx
 import pytest
 import uvicorn
+from web_findings import fill_findings
 from web_logs import fill
 
 from ktriage.case.store import Store, open_store
@@ -18,11 +22,33 @@ from ktriage.web.app import create_app
 from ktriage.web.settings import Settings
 
 
-@pytest.fixture
-def store(tmp_path) -> Iterator[Store]:
-    """A store with three bugs."""
-    opened = open_store(tmp_path / "case.db")
+@pytest.fixture(scope="session")
+def filled(tmp_path_factory) -> tuple[Path, int]:
+    """A file with three bugs and one with findings of each kind, whose number is given: made once."""
+    folder = tmp_path_factory.mktemp("found")
+    opened = open_store(folder / "case.db")
     fill(opened)
+    with redirect_stdout(io.StringIO()):
+        number = fill_findings(opened, folder)
+    opened.close()
+    return folder / "case.db", number
+
+
+@pytest.fixture
+def found(filled: tuple[Path, int]) -> int:
+    """The number of the bug with findings of each kind, which the store then has."""
+    return filled[1]
+
+
+@pytest.fixture
+def store(tmp_path, request) -> Iterator[Store]:
+    """A store with three bugs; of its own, whatever a test does to it."""
+    path = tmp_path / "case.db"
+    if has_found := "found" in request.fixturenames:
+        shutil.copy(request.getfixturevalue("filled")[0], path)
+    opened = open_store(path)
+    if not has_found:
+        fill(opened)
     yield opened
     opened.close()
 

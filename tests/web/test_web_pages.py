@@ -10,7 +10,7 @@ import re
 import httpx
 import pytest
 from sqlalchemy import delete
-from web_findings import FIXTURES, fill_findings, place_of, poisoned
+from web_findings import FIXTURES, place_of, poisoned
 from web_logs import form, oops, token
 
 from ktriage.case.store.models import FindingRow
@@ -165,14 +165,6 @@ def test_search_by_a_pasted_report_or_by_functions(client):
     page = text_of(client.get("/search", params={"stack": "? ext4_common+0x1/0x2"}))
     assert re.findall(r'href="/bugs/\d+">([^<]*)', page)[0].endswith("ext4_gamma")
     assert "No bug shares" in text_of(client.get("/search", params={"stack": HOSTILE}))
-
-
-@pytest.fixture
-def found(store, tmp_path, capsys) -> int:
-    """A bug with findings of each kind."""
-    number = fill_findings(store, tmp_path)
-    capsys.readouterr()
-    return number
 
 
 def test_a_bug_shows_all_that_was_found(client, found):

@@ -126,7 +126,14 @@ def _draw(store: Store, bug: Bug, report: str | None, rows: list[Finding]) -> tu
     view = build_view(case)
     view.sources = source_of(findings["source"], crash.kernel if crash else None)
     html = fragment(
-        "bug.found.html.j2", bug=bug, f=findings, case=case, view=view, bisection=bisection, kinds=NAMES
+        "bug.found.html.j2",
+        bug=bug,
+        f=findings,
+        case=case,
+        view=view,
+        bisection=bisection,
+        kinds=NAMES,
+        running=running.id if running else None,
     )
     found = Found(
         html=Markup(html),  # noqa: S704 (a template's, which escapes)
