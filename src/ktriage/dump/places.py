@@ -266,14 +266,18 @@ class Places:
         return self._offsets[key]
 
     def entries(self, head: int, what: str) -> Iterator[int]:
-        """Yield the entries of the ``struct list_head`` at ``head``.
+        """Yield the entries of the ``struct list_head`` at ``head``; what ends it early as in ``linked``."""
+        yield from self.linked(head, head, what)
 
-        Memory that is missing, a circle that leaves out the head and a list without end are noted, and end
+    def linked(self, head: int, end: int, what: str) -> Iterator[int]:
+        """Yield where the pointer at ``head`` leads, and so on up to one that is ``end`` (an hlist's is 0).
+
+        Memory that is missing, a circle that leaves out the end and a list without one are noted, and end
         the walk.
         """
         seen = {head}
         at = self.word(head)
-        while at is not None and at != head:
+        while at is not None and at != end:
             if at in seen or len(seen) > MOST_ENTRIES:
                 self.notes.append(f"{what}: the list at {head:#x} runs in a circle after {len(seen) - 1}")
                 return

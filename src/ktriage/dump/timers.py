@@ -66,25 +66,10 @@ def _wheel(places: Places, cpu: int) -> Iterator[Timer]:
         if heads is None:
             places.notes.append(f"the timers of CPU {cpu} are missing from the dump")
             continue
-        for number in range(count):
-            head = int.from_bytes(heads[8 * number : 8 * number + 8], "little")
-            for node in _chain(places, head, cpu):
-                yield _timer(places, node - entry, cpu)
-
-
-def _chain(places: Places, first: int, cpu: int) -> Iterator[int]:
-    """Yield the entries of an hlist; a circle or a missing page ends it and is noted."""
-    seen: set[int] = set()
-    at: int | None = first
-    while at:
-        if at in seen:
-            places.notes.append(f"the timers of CPU {cpu}: the list runs in a circle at {at:#x}")
-            return
-        seen.add(at)
-        yield at
-        at = places.word(at)
-        if at is None:
-            places.notes.append(f"the timers of CPU {cpu}: the list breaks off after {len(seen)}")
+        for at in range(0, len(heads), 8):
+            if heads[at : at + 8] != bytes(8):  # most are empty: one read for all of them
+                for node in places.linked(base.address_ + vectors + at, 0, f"the timers of CPU {cpu}"):
+                    yield _timer(places, node - entry, cpu)
 
 
 def _timer(places: Places, address: int, cpu: int) -> Timer:
