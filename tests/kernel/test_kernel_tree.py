@@ -110,6 +110,20 @@ def test_what_the_machine_ends_says_nothing_of_the_tree(tree: Path, recipe: str,
         build_tree(tree, CONFIG, jobs=1)
 
 
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("Kconfig:3: syntax error", "make olddefconfig failed: Kconfig:3: syntax error$"),
+        ("fixdep: write: No space left on device", "the build was cut short: No space left on device: /"),
+    ],
+)
+def test_what_ends_the_configuration_is_told(tree: Path, said: str, message: str) -> None:
+    with (tree / "Makefile").open("a") as file:
+        file.write(f"\nolddefconfig: fails\nfails:\n\t@echo '{said}' >&2; exit 1\n")
+    with pytest.raises(MachineryError, match=message):
+        build_tree(tree, CONFIG, jobs=1)
+
+
 def test_a_disk_that_is_full(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_disk) -> None:
     monkeypatch.setenv("KTRIAGE_CACHE", str(small_disk("16k", tmp_path / "small")))
     with pytest.raises(MachineryError, match="No space left on device"):

@@ -7,17 +7,16 @@ not in the result is an error here, with the reason.
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ktriage.errors import MachineryError, UserError
+from ktriage.errors import UserError
 from ktriage.kernel.compiler import make_arguments
 from ktriage.kernel.kconfig import SOURCE_ARCH, UNKNOWN, read_kconfig, why_dropped
+from ktriage.kernel.make import call_make
 
 SYMBOL = re.compile(r"CONFIG_(\w+)=(.*)|# CONFIG_(\w+) is not set")
 
@@ -208,17 +207,17 @@ def configure(
     elif config.base == DEFAULT_BASE:
         # With the defaults, for tinyconfig has none of them: programs miss what they have everywhere.
         draft.write_text("".join(_text(tree / name) for name in TINY))
-        _call([*make, f"KCONFIG_CONFIG={draft}", "olddefconfig"])
+        call_make([*make, f"KCONFIG_CONFIG={draft}", "olddefconfig"], out)
     elif re.fullmatch(r"\w+config", config.base):
         with _set_aside(target):
-            _call([*make, f"KCONFIG_CONFIG={target}", config.base])
+            call_make([*make, f"KCONFIG_CONFIG={target}", config.base], out)
             target.replace(draft)
     else:
         raise UserError(f"no base of a configuration: {config.base}", hint="small, defconfig, or a file")
     # Of the members of a choice the last one that is set wins, so the fragments come last.
     base = {name: value for name, value in _base(draft, config.base).items() if name not in wanted}
     draft.write_text("".join(f"CONFIG_{name}={value}\n" for name, value in {**base, **wanted}.items()))
-    _call([*make, f"KCONFIG_CONFIG={draft}", "olddefconfig"])
+    call_make([*make, f"KCONFIG_CONFIG={draft}", "olddefconfig"], out)
     text = draft.read_text()
     for left in (draft, draft.with_name(draft.name + ".old")):
         left.unlink(missing_ok=True)
@@ -298,19 +297,3 @@ def find_dropped(tree: Path, wanted: dict[str, str], values: dict[str, str]) -> 
         Dropped(name, value, values.get(name, "n"), why_dropped(kconfig, name, value, values))
         for name, value in wrong.items()
     )
-
-
-def _call(command: list[str], *, cwd: Path | None = None, **environment: str) -> None:
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env={**os.environ, "LC_ALL": "C", **environment},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()
-        raise MachineryError(f"{' '.join(command[:1] + command[-1:])} failed: {said[-1]}", output=said)

@@ -99,14 +99,41 @@ def run_make(
     text = log.read_text(errors="replace")
     if code is None:
         return f"{TOO_LONG} {timeout:g} s"
-    full = min(log.parent, Path(tempfile.gettempdir()), key=lambda place: shutil.disk_usage(place).free)
-    if FULL_DISK in text or (code and shutil.disk_usage(full).free < SMALL_DISK):
+    if full := _full(log.parent, text, failed=bool(code)):
         raise MachineryError(f"the build was cut short: {FULL_DISK}: {full}", log=str(log))
     if killed := KILLED.search(text) if code else None:
         raise MachineryError(f"the machine ended a compiler: {killed[0].strip()}", log=str(log))
     if code < 0:
         raise MachineryError(f"the build was killed by signal {-code}", log=str(log))
     return first_error(text) if code else None
+
+
+def _full(place: Path, said: str, *, failed: bool) -> Path | None:
+    """Return which disk was full, that of ``place`` or that of temporary files; None where neither was."""
+    full = min(place, Path(tempfile.gettempdir()), key=lambda one: shutil.disk_usage(one).free)
+    return full if FULL_DISK in said or (failed and shutil.disk_usage(full).free < SMALL_DISK) else None
+
+
+def call_make(command: list[str], place: Path) -> None:
+    """Run make for something that is done at once and writes to ``place``; it may say nothing.
+
+    Raises MachineryError where it fails, with the first line that tells why.
+    """
+    done = subprocess.run(
+        command,
+        env={**os.environ, "LC_ALL": "C"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode == 0:
+        return
+    said = done.stderr + done.stdout
+    if full := _full(place, said, failed=True):
+        raise MachineryError(f"the build was cut short: {FULL_DISK}: {full}", output=said)
+    raise MachineryError(f"make {command[-1]} failed: {first_error(said)}", output=said)
 
 
 def _start(command: list[str], out: BinaryIO, since: int) -> subprocess.Popen[bytes]:
