@@ -133,14 +133,32 @@ def test_a_worker_ends_in_order(fleet: helpers.Fleet, tmp_path: Path) -> None:
         crew.close()
 
 
-def test_a_scheduler_that_goes_away(fleet: helpers.Fleet) -> None:
+def test_a_scheduler_that_goes_away(fleet: helpers.Fleet, tmp_path: Path) -> None:
+    """Its workers, and who imports or looks, end with one line."""
     worker = fleet.worker("one", 1)
     fleet.wait(1)
+    write_logs(tmp_path / "logs", 300)
+    importing = ["import", "--cluster", fleet.address, "--case", str(tmp_path / "db"), str(tmp_path / "logs")]
+    watching = ["fleet", "--json", "--watch", "0.2", fleet.address]
+    drivers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "ktriage", *one], stdout=log, stderr=subprocess.PIPE, text=True
+        )
+        for one, log in zip((importing, watching), (subprocess.DEVNULL, subprocess.PIPE), strict=True)
+    ]
+    assert drivers[1].stdout
+    until(lambda: '"kind": "import"' in drivers[1].stdout.readline())
     fleet.processes[0].kill()
     assert worker.wait(60) == 2
     said = (fleet.place / "one" / "log").read_text().splitlines()
     assert len(said) == 2
     assert re.fullmatch(rf"ktriage worker: {fleet.address} is gone or has given this worker up; .*", said[1])
+    for driver, name in zip(drivers, ("import", "fleet"), strict=True):
+        told = [line for line in driver.communicate(timeout=60)[1].splitlines() if "different" not in line]
+        assert driver.returncode == 2
+        assert len(told) == 1
+        assert told[0].startswith(f"ktriage {name}: ")
+        assert "scheduler" in told[0]
 
 
 OOPS = """[    1.000000] Linux version 6.1.0 (a@b) #1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import signal
 import sys
 import time
@@ -55,8 +54,6 @@ def run(args: argparse.Namespace) -> int:
     from ktriage.jobs.tls import need_distributed, security
 
     distributed = need_distributed()
-    # What it says of itself is for its own developers; what matters of it is said below.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     tls.apply(args, "worker")
     if not asyncio.run(_work(distributed, args, security(args.scheduler, "worker"))):
         raise MachineryError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from ktriage.errors import MachineryError
 from ktriage.jobs.cluster import connected
 from ktriage.jobs.under_way import differs, identity
 
@@ -27,8 +28,11 @@ def fleet(address: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def summary(client: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:  # noqa: ANN401 (distributed has no types)
-    """Return what ``fleet`` does, by a client that is there."""
-    seen = client.run_on_scheduler(_look)
+    """Return what ``fleet`` does, by a client that is there; raises MachineryError where it is no more."""
+    try:
+        seen = client.run_on_scheduler(_look)
+    except (OSError, RuntimeError) as error:
+        raise MachineryError("the scheduler is gone") from error
     workers = [_worker(one) for one in seen["workers"]]
     running = sum(worker["running"] for worker in workers)
     queue = {

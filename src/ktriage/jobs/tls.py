@@ -7,6 +7,7 @@ in this process finds it.
 
 from __future__ import annotations
 
+import logging
 import ssl
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,13 +21,17 @@ HINT = "--tls-ca-file, --tls-cert and --tls-key, or Dask's configuration; docs/f
 
 
 def need_distributed() -> Any:  # noqa: ANN401 (it has no types)
-    """Import and return ``distributed``; raises UserError where it is not installed."""
+    """Import and return ``distributed``, which is silent then; raises UserError where it is not installed."""
     try:
         import distributed
     except ImportError:
         raise UserError(
             "the package distributed is not installed", hint="pip install 'ktriage[cluster]'"
         ) from None
+    # What it says of itself, with its tracebacks, is for its own developers; what matters of it we say.
+    # Some of its loggers have a level of their own.
+    for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return distributed
 
 
