@@ -22,6 +22,9 @@ from ktriage.case.store import open_store
 from ktriage.cli import main
 from ktriage.machine.image import busybox
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "case"))
+import postgres
+
 REMOTE = Path("/lib/systemd/systemd-journal-remote")
 
 OOPS = """[    1.000000] Linux version 6.1.0 (a@b) #1
@@ -96,6 +99,26 @@ def test_a_stream_that_ends_ends_it(tmp_path, watching):
     began = time.monotonic()
     assert process.wait(timeout=20) == 0
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.skipif(postgres.binaries() is None, reason="PostgreSQL")
+def test_a_database_that_goes_away_and_comes_back(tmp_path, watching):
+    log = tmp_path / "console.log"
+    log.write_text("[    0.000000] Linux version 6.1.0 (a@b) #1\n")
+    with postgres.server() as server:
+        process = watching("--case", server.url, log)
+        with log.open("a") as file:
+            file.write(OOPS.format(function="before"))
+        assert json.loads(process.stdout.readline())["title"].endswith("before")
+        server.kill()
+        with log.open("a") as file:
+            file.write(OOPS.format(function="without").replace("[   12.", "[  912."))
+        assert "not kept yet" in process.stderr.readline()
+        server.start()
+        seen = json.loads(process.stdout.readline())
+        assert (seen["title"].rpartition(" ")[2], seen["new"]) == ("without", True)
+        process.terminate()
+        assert process.wait(timeout=20) == 0
 
 
 def eventually(holds) -> None:

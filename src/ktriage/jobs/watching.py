@@ -11,12 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy.exc import OperationalError
-
 from ktriage.console.reader import Reader
 from ktriage.console.sources import chunks
 from ktriage.console.types import Crash, Flood
-from ktriage.errors import KtriageError, UserError
+from ktriage.errors import KtriageError, MachineryError, UserError
 from ktriage.jobs.streams import BAUD, Piece, checked, is_journal, listened
 
 if TYPE_CHECKING:
@@ -27,7 +25,7 @@ QUIET_SECONDS = 2.0
 """A file in a folder is read when it has not changed for so long; a crash of a stream is told then, too."""
 HELD_SECONDS = 20.0
 """So long a crash of a stream that never falls quiet is waited for."""
-AGAIN_SECONDS = 5.0
+AGAIN_SECONDS = 3.0
 """So long a store that does not answer is left alone before it is asked again."""
 MOST_READERS = 256
 """Logs of one source that are read at a time: a journal has one for each boot of each machine."""
@@ -96,10 +94,9 @@ def _kept(store: Store, seen: Seen, tell: Callable[[Seen], None], ended: threadi
     while True:
         try:
             added = store.add_log(seen.source, seen.data, [seen.crash])
-        except OperationalError as error:
+        except MachineryError as error:
             if not told:
-                said = str(error.orig).strip().splitlines() or ["no reason given"]
-                tell(Seen(seen.source, note=f"{seen.title}: the store does not answer, trying on: {said[0]}"))
+                tell(Seen(seen.source, note=f"{seen.title}: not kept yet: {error.message}"))
                 told = True
             if ended.wait(AGAIN_SECONDS):
                 return Seen(seen.source, note=f"{seen.title}: not kept", failed=True)
