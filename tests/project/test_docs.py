@@ -75,7 +75,8 @@ def test_pages_ask_nobody_else_for_anything(site):
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
         if not re.match(r"[a-z]+:", target):
-            assert (page.parent / target).exists(), target
+            made = (page.parent / target).resolve() == ROOT / "docs" / "reference" / "cli.md"
+            assert made or (page.parent / target).exists(), target
 
 
 def commands(text: str) -> list[str]:
@@ -107,8 +108,7 @@ def test_tutorials_print_what_they_say(page, tmp_path, monkeypatch, capsys):
     log = tmp_path / "bisection.jsonl"
     if log.name in page.read_text():
         shutil.copy(TUTORIALS / "files" / "count-below-zero" / log.name, log)
-        make = ROOT / "examples" / "ulp-refcount" / "make_history.py"
-        subprocess.run([sys.executable, make, tmp_path / "ulp_tally"], capture_output=True, check=True)
+        make_history(tmp_path / "ulp_tally")
         log.write_text(log.read_text().replace("/home/me/", f"{tmp_path}/"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "110")
@@ -124,6 +124,28 @@ def test_tutorials_print_what_they_say(page, tmp_path, monkeypatch, capsys):
         )
         checked += 1
     assert checked
+
+
+def test_the_examples_in_python_run(tmp_path, monkeypatch, capsys):
+    shutil.copytree(TUTORIALS / "files" / "count-below-zero", tmp_path, dirs_exist_ok=True)
+    make_history(tmp_path / "ulp_tally")
+    monkeypatch.chdir(tmp_path)
+    logs, bisection = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    exec(logs, {})
+    assert capsys.readouterr().out == (
+        "WARNING in module_put in ulp-storm blamed on kernel/module/main.c\n"
+        "ulp_tally -1 ['tcp_cleanup_ulp']\n"
+    )
+    exec(bisection, {})
+    assert capsys.readouterr().out.startswith("culprit 105e4efd03a375f3e4a4b3752f1ced9f118de10b 0.99")
+
+
+def make_history(folder: Path) -> None:
+    """Make the repository of the tutorials' module."""
+    make = ROOT / "examples" / "ulp-refcount" / "make_history.py"
+    subprocess.run([sys.executable, make, folder], capture_output=True, check=True)
 
 
 def sessions(text: str) -> list[tuple[str, list[str]]]:
