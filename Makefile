@@ -8,7 +8,7 @@ VENV ?= $(TOP).venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-kernel test test-all check bench setup clean
+.PHONY: demo demo-kernel test test-all check bench pictures setup clean
 
 demo: setup
 	$(BIN)/ktriage demo $(if $(DEBUGINFO),--debuginfo) $(DEMOFLAGS)
@@ -33,6 +33,9 @@ check: setup
 
 bench: setup
 	cd $(TOP) && for b in trial console symbols bisect refs refs_record dump case; do echo "== $$b"; $(BIN)/python benchmarks/$$b.py || exit 1; done
+
+pictures: setup
+	PYTHON=$(BIN)/python $(TOP)scripts/make-pictures
 
 setup:
 	@PYTHON='$(PYTHON)' VENV='$(VENV)' $(TOP)scripts/setup

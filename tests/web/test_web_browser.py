@@ -76,7 +76,7 @@ def serious(page: Page) -> list[str]:
 def picture(page: Page, name: str, at: str | None = None) -> None:
     """Keep a picture for the documentation: of the window, or of an element as far as that shows it."""
     light = page.evaluate("matchMedia('(prefers-color-scheme: light)').matches")
-    if not PICTURES or (not light and name != "web-bug-dark"):
+    if not PICTURES or not light:
         return
     path = Path(PICTURES) / f"{name}.png"
     if at is not None:
@@ -119,7 +119,8 @@ def test_a_bug_with_all_that_was_found(page, store, found):
     picture(page, "web-bugs")
     page.goto(f"/bugs/{found}")
     picture(page, "web-bug")
-    picture(page, "web-bug-dark")
+    picture(page, "web-bug-reproducer", at="#reproducer")
+    picture(page, "web-bug-references", at="#references")
     for link in page.get_by_role("navigation", name="Sections").get_by_role("link").all():
         target = link.get_attribute("href") or ""
         if target.startswith("#"):
@@ -128,7 +129,6 @@ def test_a_bug_with_all_that_was_found(page, store, found):
     page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
     assert serious(page) == []
     picture(page, "web-bug-dump", at="#dump > details:last-of-type")
-    picture(page, "web-bug-references", at="#references")
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.get_by_role("button", name="Copy the mail").click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
@@ -228,7 +228,6 @@ def test_a_bisection_is_watched_to_its_end(page, store, tmp_path):
         expect(status).to_contain_text("Ended: culprit", timeout=60_000)
         expect(page.locator("#live")).to_contain_text("change 17")
         assert serious(page) == []
-        picture(page, "web-bisection")
         assert running.wait(timeout=30) == 0
         keep_bisection(place_of(store), log)
         (finding,) = store.findings()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
+from contextlib import chdir
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,29 +74,39 @@ def place_of(store: Store) -> str:
 
 
 def fill_findings(store: Store, folder: Path) -> int:
-    """Keep a bug with findings of each kind, and return its number."""
-    place = place_of(store)
-    spec = EXAMPLE / "ktriage.toml"
-    rate = summarize(list(trials(folder / "trials")), 12.0)
-    keep_trials(place, spec, folder / "trials", rate, revision="0123456789abcdef", kernel="6.1.0-56")
+    """Keep a bug with findings of each kind, and return its number; what they are of goes into ``folder``."""
+    for path in ("ktriage.toml", "repro"):
+        copy = shutil.copytree if (EXAMPLE / path).is_dir() else shutil.copy
+        copy(EXAMPLE / path, folder / path)
+    shutil.copy(FIXTURES / "refs" / "ulp-underflow.txt.zst", folder)
+    with chdir(folder):
+        return _fill(store, place_of(store))
+
+
+def _fill(store: Store, place: str) -> int:
+    rate = summarize(list(trials(Path("trials"))), 12.0)
+    keep_trials(
+        place, Path("ktriage.toml"), Path("trials"), rate,
+        revision="0123456789abcdef", kernel="6.1.0-56-cloud-amd64",
+    )  # fmt: skip
     bug = store.bug_of_title(TITLE)
     assert bug is not None
-    tree = folder / "tree"
-    (tree / "kernel/module").mkdir(parents=True)
-    (tree / "kernel/module/main.c").write_text("\n" * 853 + SOURCE)
+    tree = Path("tree/kernel/module")
+    tree.mkdir(parents=True)
+    (tree / "main.c").write_text("\n" * 853 + SOURCE)
     (log,) = store.crashes(bug, limit=1)
     data = (store.blob(log.log or "") or b"") + b"symbolized\n"
-    keep_log(place, "again", data, _symbolized(data), tree)
-    assert main(["refs", "read", "--case", place, "--bug", str(bug),
-                 str(FIXTURES / "refs" / "ulp-underflow.txt.zst")]) == 0  # fmt: skip
+    keep_log(place, "console.log", data, _symbolized(data), Path("tree"))
+    trace = "ulp-underflow.txt.zst"
+    assert main(["refs", "read", "--case", place, "--bug", str(bug), trace]) == 0
     for name in ("dump-resetnic", "dump-standstill", "dump-ulp"):
         content = (FIXTURES / "web" / f"{name}.json").read_bytes()
         store.add_finding(FindingKind.DUMP, name, name, {"vmcore": "vmcore"}, bug=bug, content=content)
-    history(folder / "repo", 8, 5)
-    command = ["bisect", "run", "--repo", str(folder / "repo"), "--good", "HEAD~7", "--bad", "HEAD",
-               "--log", str(folder / "b.jsonl"), "--", "grep", "-q", "good", "state"]  # fmt: skip
+    history(Path("repo"), 8, 5)
+    command = ["bisect", "run", "--repo", "repo", "--good", "HEAD~7", "--bad", "HEAD", "--log", "b.jsonl",
+               "--", "grep", "-q", "good", "state"]  # fmt: skip
     assert main(command) == 0
-    keep_bisection(place, folder / "b.jsonl", bug)
+    keep_bisection(place, Path("b.jsonl"), bug)
     keep_mail(place, MAIL, [{"field": "to", "name": "Tomas", "address": "tomas@example.com",
                              "reasons": ["wrote the commit"]}])  # fmt: skip
     return bug
@@ -101,8 +114,6 @@ def fill_findings(store: Store, folder: Path) -> int:
 
 def _symbolized(data: bytes) -> list[Any]:
     """Return the crashes of a log with the place of the first frame filled in."""
-    from dataclasses import replace
-
     return [
         replace(
             crash,
