@@ -158,6 +158,10 @@ def _object(one: ObjectAudit, *, everything: bool) -> Iterator[RenderableType]:
     line = Text(f"{one.kind} {one.address:#x} ({clean(one.name)}): {one.verdict}, {counts}", style)
     yield line.append(f"; {clean(one.note)}" if one.note else "", "default")
     yield from _holders(one.holders, everything=everything)
+    for tracked in one.tracked:
+        way = clean(" ← ".join(tracked.stack) or "no stack was recorded")
+        yield Text(f"  {tracked.count:>3} nobody found for; taken in {way}", "bold red")
+        yield from (Text(f"      kept in a {clean(kept)}", "dim") for kept in tracked.objects[:MOST_SHOWN])
     yield from _mentions(one.mentions)
 
 
