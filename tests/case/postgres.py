@@ -57,6 +57,10 @@ class Server:
             ),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
+        self.ready()
+
+    def ready(self) -> None:
+        """Wait until the server answers."""
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             ready = subprocess.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -20,6 +21,9 @@ HELP = "Show the case store in a browser and as REST; bound to this machine unle
 EXAMPLE = "ktriage serve --port 8017"
 MOST_WORKERS = 4
 """Processes at most, unless told otherwise: each takes 100 MB, and connections of its own to PostgreSQL."""
+
+SLOW_START_SECONDS = 60
+"""A worker that says nothing for so long is replaced; on a busy machine it takes that to start."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +83,7 @@ def _serve(args: argparse.Namespace, place: str, workers: int, limits: str) -> N
     config = uvicorn.Config(
         partial(serve_store, place, settings, os.getpid()), factory=True, workers=workers, host=args.host,
         port=args.port, log_level="warning", server_header=False, timeout_graceful_shutdown=3,
+        timeout_worker_healthcheck=SLOW_START_SECONDS,
     )  # fmt: skip
     sock = _listen(config)
     host, port = sock.getsockname()[:2]
@@ -87,6 +92,9 @@ def _serve(args: argparse.Namespace, place: str, workers: int, limits: str) -> N
     )
     sys.stderr.flush()
     if workers == 1:
+        # uvicorn raises the signal that ended it once more: that is no failure.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: sys.exit(0))
         uvicorn.Server(config).run(sockets=[sock])
         return
     supervisor = Multiprocess(config, sockets=[sock])
