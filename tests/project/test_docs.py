@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 
 from ktriage.cli import COMMANDS, full_parser, main
 from ktriage.jobs.repro import Rate
-from ktriage.trial import Outcome
+from ktriage.trial import Outcome, Spec
 from ktriage.words import OutcomeKind
 
 ROOT = Path(__file__).parents[2]
@@ -100,6 +101,14 @@ def test_commands_are_those_that_there_are(page, capsys):
             parser.parse_args(words)
         except SystemExit:
             pytest.fail(f"{line}: {capsys.readouterr().err}")
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if "```toml\n" in page.read_text()], ids=lambda page: page.stem
+)
+def test_specifications_are_such(page):
+    for text in re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        Spec.model_validate(tomllib.loads(text))
 
 
 @pytest.mark.parametrize("page", sorted(TUTORIALS.glob("*-*.md")), ids=lambda page: page.stem)
