@@ -100,3 +100,12 @@ def test_thousands_of_objects_and_endless_lines_stay_small() -> None:
     lines = [f"refs: get o{n} count=1 stack=f{n};g" for n in range(8_000)]
     assert len(read("\n".join(lines).encode())) == 8_000
     read(b"          ab-1     [000] ..... 1.0: module_get: " + b"m" * 3_000_000, 1 << 16)
+
+
+def test_a_stack_whose_line_is_spoilt_is_none_however_it_is_cut() -> None:
+    event = "  ab-7     [000]    13.00000{}: module_get: m call_site=f refcnt={}\n"
+    spoilt = "  ab-7     [000]    13.00000{}: ka 1: kernel_stack:  <stack trace >\n=> g (ffffffff81000000)\n"
+    text = "".join(event.format(at, at + 1) + spoilt.format(at) for at in range(1, 9)).encode()
+    for size in (1 << 20, 50):
+        (one,) = read(text, size)
+        assert [(holder.path, holder.count) for holder in one.holders] == [(("f",), 8)]

@@ -180,7 +180,11 @@ class Ftrace:
             note_meaning(known)
             if index + 1 < len(ends):
                 after = data[starts[index + 1] : ends[index + 1]]
-                if after.endswith(_STACK) and after.startswith(line[:at]):
+                if (
+                    after.endswith(_STACK)
+                    and after.startswith(line[:at])
+                    and after.startswith(_STACKS, after.find(b": ", at) + 2)
+                ):
                     block = data[ends[index + 1] + 1 : starts[index + 2]]
                     note_path(sites[known].get(block) or self._new_stack(known, block))
                     self._waiting.pop(cpu, None)
