@@ -13,7 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from ktriage.errors import UserError
+from ktriage.jobs import content
 from ktriage.jobs.cluster import connected
+from ktriage.jobs.content import Blob
 from ktriage.jobs.under_way import doing
 
 
@@ -92,3 +94,12 @@ def busy(seconds: float) -> None:
     """Wait, as a trial that is told of."""
     with doing("trial", "0001-abc"):
         time.sleep(seconds)
+
+
+def left(seconds: float) -> Blob:
+    """Wait, and offer what a trial would leave."""
+    time.sleep(seconds)
+    folder = Path(here()) / "left"
+    folder.mkdir(parents=True)
+    (folder / "console.log").write_text(here())
+    return content.offer(folder)

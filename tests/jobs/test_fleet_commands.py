@@ -23,7 +23,7 @@ import pytest
 
 from ktriage.case.store import open_store
 from ktriage.cli import main
-from ktriage.jobs import children
+from ktriage.jobs import children, content
 from ktriage.jobs.children import run_child, stop_children
 from ktriage.jobs.cluster import connected
 from ktriage.jobs.crew import crew_of
@@ -121,16 +121,31 @@ def test_a_worker_ends_in_order(fleet: helpers.Fleet, tmp_path: Path) -> None:
         assert crew.call(helpers.wait_there, str(begun), 0, seconds=60) == str(fleet.cache("two"))
         assert begun.read_text().splitlines() == [str(fleet.cache("one")), str(fleet.cache("two"))]
         begun.unlink()
-        second = pool.submit(crew.call, helpers.wait_there, str(begun), 3.0, seconds=60)
-        until(begun.exists)
+        third = pool.submit(crew.call_then, helpers.left, 2.0, seconds=60, then=fetched_late)
+        time.sleep(1)
+        four = fleet.worker("four", 1)
+        fleet.wait(2)
+        two.terminate()
+        assert third.result(60) == str(fleet.cache("two"))
+        assert two.wait(30) == 0
         fleet.worker("three", 1)
         fleet.wait(2)
-        two.send_signal(signal.SIGINT)
+        until(lambda: crew.room == 2)
+        second = pool.submit(crew.call, helpers.wait_there, str(begun), 5.0, seconds=60)
+        until(begun.exists)  # on the one that came first
+        four.send_signal(signal.SIGINT)
         time.sleep(0.5)
-        two.send_signal(signal.SIGINT)
-        assert two.wait(2.5) == 0
+        four.send_signal(signal.SIGINT)
+        assert four.wait(4) == 0
         assert second.result(30) == str(fleet.cache("three"))
         crew.close()
+
+
+def fetched_late(blob: content.Blob, fetch: Callable[[content.Blob], None]) -> str:
+    """Fetch what a call left, after a while, and return what is in it."""
+    time.sleep(2)
+    fetch(blob)
+    return (content.unpacked(blob) / "console.log").read_text()
 
 
 def test_a_scheduler_that_goes_away(fleet: helpers.Fleet, tmp_path: Path) -> None:

@@ -138,21 +138,24 @@ async def _let_finish(
     grace: float,
 ) -> None:
     """Take nothing new, and wait until all calls have ended and their results are fetched, or long enough."""
+    from ktriage.jobs import content
+
     worker.status = distributed.core.Status.closing_gracefully
     running = len(worker.state.executing)
     if running:
         sys.stderr.write(f"{running} calls under way get {grace:g} s to end (ctrl-C: not that)\n")
     idle = None
     while len(asked) < 2 and not gone.done():
-        now = time.monotonic()
-        if worker.state.executing:
+        now, late = time.monotonic(), time.monotonic() > asked[0] + grace
+        if left := len(worker.state.executing):
             idle = None
-            if now > asked[0] + grace:
-                left = len(worker.state.executing)
+            if late:
                 sys.stderr.write(f"{left} calls are left to other workers\n")
                 return
         else:
             idle = idle or now
-            if not worker.data or now > idle + FETCH_SECONDS:
+            waiting = worker.data and now < idle + FETCH_SECONDS
+            # A trial's folder is fetched after its call has ended.
+            if not waiting and (late or not content.offering()):
                 return
         await asyncio.sleep(0.1)

@@ -66,6 +66,10 @@ _sources: dict[str, Path] = {}
 """Where this process has what it registered, by SHA-256."""
 
 
+_offered: set[str] = set()
+"""What this process offered and was not fetched, by SHA-256."""
+
+
 def register(path: Path) -> Blob:
     """Return the blob of a file or a folder, which can be sent from where it lies as long as it stays so.
 
@@ -291,7 +295,13 @@ def offer(path: Path) -> Blob:
         _read(path, take)
     blob = Blob(total.hexdigest(), size, "folder" if path.is_dir() else "file")
     draft.replace(_entry(blob).with_suffix(".offer"))
+    _offered.add(blob.sha256)
     return blob
+
+
+def offering() -> bool:
+    """Return whether something that this process offered was not fetched yet."""
+    return bool(_offered)
 
 
 def offered(blob: Blob, offset: int) -> bytes:
@@ -308,6 +318,7 @@ def offered(blob: Blob, offset: int) -> bytes:
 def withdraw(blob: Blob) -> None:
     """Let go of what was offered."""
     _entry(blob).with_suffix(".offer").unlink(missing_ok=True)
+    _offered.discard(blob.sha256)
 
 
 def path_of(blob: Blob) -> Path:
