@@ -32,6 +32,8 @@ ALONE_SECONDS = 60.0
 LOST_CALLS = 4
 """A call that so many workers were lost with is not made again."""
 POLL_SECONDS = 0.5
+LOOK_SECONDS = 15.0
+"""What the scheduler may take to say who is there."""
 ANSWER_SECONDS = 60.0
 """What anything may take that is no call: a piece that is sent, a question."""
 
@@ -47,8 +49,8 @@ class _LostError(Exception):
 @dataclass(slots=True)
 class _Worker:
     """What is known of a worker: ``seen`` is the scheduler's word, ``heard`` when that changed last, by our
-    clock; ``takes`` is false for one that ends its calls and will go, ``has`` the blobs that it is known to
-    have.
+    clock; ``busy`` how many calls of ours it has, ``doing`` how many of anybody's, as it said last; ``takes``
+    is false for one that ends its calls and will go; ``has`` are the blobs that it is known to have.
     """  # noqa: D205 (one sentence)
 
     vms: int
@@ -56,6 +58,7 @@ class _Worker:
     heard: float
     busy: int = 0
     takes: bool = True
+    doing: int = 0
     has: set[str] = field(default_factory=set)
 
 
@@ -82,6 +85,8 @@ class Crew:
         self._changed = threading.Condition()
         self._sending: dict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
         self._topic = f"ktriage-{uuid.uuid4().hex}"
+        self._looked = time.monotonic()
+        self._failing: float | None = None
         self._begun: dict[str, float] = {}
         self._sizes: dict[str, int] = {}
         self._stopped = 0
@@ -196,17 +201,24 @@ class Crew:
 
     def _keep_looking(self) -> None:
         while not self._closed.wait(POLL_SECONDS):
-            with suppress(OSError, TimeoutError, RuntimeError, AttributeError):
-                # Without a scheduler all workers go quiet.
+            try:
                 self._look()
+                self._failing = None
+            except Exception:  # noqa: BLE001 (whatever Dask says when its connection is gone)
+                self._failing = self._failing or time.monotonic()
 
     def _look(self) -> None:
         async def ask() -> Any:  # noqa: ANN401
             return await self._client.scheduler.identity(n_workers=-1)
 
-        info = self._client.sync(ask, callback_timeout=ANSWER_SECONDS)["workers"]
+        info = self._client.sync(ask, callback_timeout=LOOK_SECONDS)["workers"]
         now = time.monotonic()
         with self._changed:
+            if now - self._looked > self._quiet / 2:
+                # It was us who did not listen: stopped, asleep, without the scheduler.
+                for worker in self._workers.values():
+                    worker.heard += now - self._looked
+            self._looked = now
             self._unlike = {a: why for a, one in info.items() if (why := unlike(one.get("ktriage")))}
             for address, one in info.items():
                 vms = int(one["resources"].get("vm", 0))
@@ -217,6 +229,7 @@ class Crew:
                     self._progress(f"{address}: {why}")
                 worker = self._workers.setdefault(address, _Worker(vms, 0.0, now))
                 worker.takes = takes
+                worker.doing = len((one["metrics"].get("ktriage") or {}).get("doing", ()))
                 if worker.seen != one["last_seen"]:
                     worker.seen, worker.heard = one["last_seen"], now
             for address in self._workers.keys() - info.keys():
@@ -228,7 +241,7 @@ class Crew:
         worker = self._workers.get(address)
         if worker is None:
             return "is gone"
-        quiet = time.monotonic() - worker.heard
+        quiet = self._looked - worker.heard
         return f"was not heard of for {quiet:.0f} s" if quiet > self._quiet else ""
 
     def _take(self, lost: Sequence[str], needs: Iterable[Blob], since: int) -> str:
@@ -251,10 +264,10 @@ class Crew:
                     return best
                 self._changed.wait(POLL_SECONDS)
 
-    def _cost(self, address: str, wanted: set[str]) -> tuple[int, float]:
-        """Rank workers: by how much they lack, then by how busy they are."""
+    def _cost(self, address: str, wanted: set[str]) -> tuple[bool, int, float]:
+        """Rank workers: those last that are full with what others asked for, then by how much they lack."""
         worker = self._workers[address]
-        return len(wanted - worker.has), worker.busy / worker.vms
+        return worker.doing >= worker.vms, len(wanted - worker.has), worker.busy / worker.vms
 
     def _give(self, address: str) -> None:
         with self._changed:
@@ -265,6 +278,8 @@ class Crew:
     def _check_stopped(self, since: int) -> None:
         if since != self._stopped:
             raise MachineryError("the call was stopped")
+        if self._failing and time.monotonic() - self._failing > ALONE_SECONDS:
+            raise MachineryError("the scheduler does not answer any more")
 
     def _check(self, address: str, since: int | None = None) -> None:
         """Raise _LostError where a worker is lost, MachineryError where calls were stopped."""

@@ -456,10 +456,10 @@ def open_fleet_lab(
     directory = directory.resolve()
     remote = Remote(address, progress)
     try:
+        _files(spec)  # what is missing is told before anything is fetched or built
         if spec.kernel_under_test:
             return FleetTreeLab(spec, directory, repo, remote, restore=restore, progress=progress)
         kernel = kernel_of(spec, progress=progress)
-        _files(spec)  # what is missing is told before anything runs
         return FleetLab(spec, kernel, directory, repo, remote, restore=restore)
     except BaseException:
         remote.close()
