@@ -17,12 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from ktriage.bisect.log import read_log
 from ktriage.cache import cached
 from ktriage.jobs.lab import open_lab
 from ktriage.jobs.tree_lab import TreeLab
+from ktriage.kernel.config import RECORDING, parse_config
 from ktriage.kernel.tree import packaged_source
+from ktriage.refs import read_traces
 from ktriage.trial import load_spec
 from ktriage.words import OutcomeKind
 
@@ -61,6 +64,8 @@ WHO = {
     "GIT_AUTHOR_DATE": "1767600000 +0000",
     "GIT_COMMITTER_DATE": "1767600000 +0000",
 }
+HERE = Path(__file__).parent
+PANIC = "echo c > /proc/sysrq-trigger"
 CULPRIT = "pipe: warn of small pipes"
 
 
@@ -219,6 +224,34 @@ def test_a_module_of_the_trees_own(tree: Tree, spec, tmp_path: Path) -> None:
     assert outcome.kind is OutcomeKind.OK, outcome.detail
     assert built.kernel and built.kernel.modules
     assert [module.name for module in built.kernel.modules.rglob("*.ko")] == ["tls.ko"]
+
+
+def refs_spec(write, folder: Path) -> Path:
+    """Write a specification that records pipes, for the references' kernel without what recording takes."""
+    fragment = (HERE.parent / "fixtures/refs/kernel.config").read_text().splitlines()
+    needed = parse_config(RECORDING)
+    lines = [line for line in fragment if not needed.keys() & parse_config(line).keys()]
+    (folder / "refs.config").write_text("\n".join(lines))
+    path: Path = write('fragments = ["refs.config"]')
+    text = path.read_text().replace('tree = "."', f'tree = "{packaged_source()}"')
+    text = text.replace('options = ["CONFIG_TLS=y"]\n', "").replace('"pipe"]', f'"pipe", "pipe; {PANIC}"]')
+    text = text.replace("WARNING in pipe_fcntl", "kernel panic: sysrq triggered crash")
+    path.write_text(text + '[refs]\nget = "alloc_pipe_info:ret"\nput = "free_pipe_info:1"\n')
+    return path
+
+
+def test_references_are_recorded_even_of_a_guest_that_died(spec, tmp_path: Path) -> None:
+    lab = open_lab(load_spec(refs_spec(spec, tmp_path)), tmp_path / "trials")
+    outcome, _ = lab.trial("it", None)
+    assert outcome.hunted, outcome.detail
+    assert outcome.refs is not None
+    # The kernel has no BTF: where the last events lay, its debug information told.
+    assert (outcome.refs.complete, outcome.refs.rescued) == (False, True)
+    accounts = read_traces([outcome.refs.trace])
+    # One may lie where the other lay.
+    assert sum(account.gets for account in accounts) == sum(account.puts for account in accounts) == 2
+    with zstandard.open(outcome.refs.trace, "rt") as trace:
+        assert trace.read().count("=> create_pipe_files+") == 2
 
 
 MODULE = """\
