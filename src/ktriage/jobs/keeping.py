@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ktriage.case.store import open_store
+from ktriage.case.store.better import better
 from ktriage.case.store.types import FindingKind
 from ktriage.console import read_crashes
 from ktriage.errors import KtriageError
@@ -66,9 +67,13 @@ def store_at(place: str) -> Iterator[Store]:
 def keep_log(
     place: str, source: str, data: bytes, crashes: Sequence[Crash], tree: Path | None = None
 ) -> None:
-    """Keep a console log and its crashes; with ``tree``, the sources, also the lines around their frames."""
+    """Keep a console log and its crashes; with ``tree``, the sources, also the lines around their frames.
+
+    Of a log that is there already, crashes that tell more now take the place of the kept ones.
+    """
     with store_at(place) as store:
-        store.add_log(source, data, crashes)
+        if store.add_log(source, data, crashes).known:
+            better(store, data, crashes)
         if tree is not None:
             _keep_source(store, crashes, tree)
 

@@ -33,6 +33,8 @@ LIST_OF_CRASHES = 100
 SIMILAR = 5
 MOST_DRAWN = 64
 """Bugs whose findings are kept drawn, of up to some 200 kB each."""
+MOST_LINES = 500
+"""Timelines that are kept: of a bug with many crashes one takes longer than all else of its page."""
 NAMES = {
     FindingKind.TRIALS: "Reproducer",
     FindingKind.REPRODUCER: "Reproducer",
@@ -84,6 +86,7 @@ class ShownBug:
 
 
 _drawn: Memo[Found] = Memo(MOST_DRAWN)
+_lines: Memo[TimelinePlot | None] = Memo(MOST_LINES)
 
 
 def show_bug(store: Store, number: int) -> ShownBug:
@@ -92,9 +95,10 @@ def show_bug(store: Store, number: int) -> ShownBug:
         bug, titles = store.bug(number), store.titles(number)
         findings = store.findings(number)
         crashes = store.crashes(number, limit=LIST_OF_CRASHES)
-        line = timeline(store, number)
         similar = [pair for pair in store.similar(bug.stack, limit=SIMILAR + 1) if pair[0].id != number]
         report = next((entry.report for entry in crashes if entry.report), None)
+        seen = (str(store.engine.url), number, bug.crashes, bug.first_seen, bug.last_seen, len(titles))
+        line = _lines.get(seen, lambda: (_line(store, number), True))
         key = (
             str(store.engine.url), number, bug.title, report,
             tuple((one.id, one.blob, one.when, one.summary) for one in findings),
@@ -102,7 +106,7 @@ def show_bug(store: Store, number: int) -> ShownBug:
         found = _drawn.get(key, lambda: _draw(store, bug, report, findings))
     kept = f"the logs of {bug.kept:,} are kept" if bug.kept < bug.crashes else "all logs are kept"
     return ShownBug(
-        bug=bug, titles=titles, crashes=crashes, timeline=plot_timeline(line) if line else None,
+        bug=bug, titles=titles, crashes=crashes, timeline=line,
         similar=similar[:SIMILAR], found=found,
         tiles=[Tile("Crashes", f"{bug.crashes:,}", kept, "#crashes"), *found.tiles],
         sections=[
@@ -110,6 +114,11 @@ def show_bug(store: Store, number: int) -> ShownBug:
             *([("similar", "Similar")] if similar else []), ("state", "State"),
         ],
     )  # fmt: skip
+
+
+def _line(store: Store, number: int) -> TimelinePlot | None:
+    line = timeline(store, number)
+    return plot_timeline(line) if line else None
 
 
 def _draw(store: Store, bug: Bug, report: str | None, rows: list[Finding]) -> tuple[Found, bool]:

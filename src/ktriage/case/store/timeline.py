@@ -12,7 +12,7 @@ from ktriage.case.store.models import CrashRow
 if TYPE_CHECKING:
     from ktriage.case.store.store import Store
 
-MOST_TIMED = 5_000
+MOST_TIMED = 3_000
 """Crashes, the newest, that are looked at: counting a million takes longer than a reader waits."""
 MOST_BINS = 48
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
