@@ -124,6 +124,22 @@ def test_what_ends_the_configuration_is_told(tree: Path, said: str, message: str
         build_tree(tree, CONFIG, jobs=1)
 
 
+def test_tools_that_a_full_disk_left_half_made_are_made_anew(tree: Path) -> None:
+    makefile = (tree / "Makefile").read_text()
+    tools = """
+$(O)/vmlinux: tools/objtool
+tools/objtool:
+	@mkdir -p $(O)/tools/objtool && cd $(O)/tools/objtool && test -e table.c || { echo 'int' > table.c; %s }
+	@grep -q 'int whole;' $(O)/tools/objtool/table.c
+.PHONY: tools/objtool
+"""
+    (tree / "Makefile").write_text(makefile + tools % "echo 'awk: No space left on device'; exit 1;")
+    with pytest.raises(MachineryError, match="No space left on device"):
+        build_tree(tree, CONFIG, jobs=1)
+    (tree / "Makefile").write_text(makefile + tools % "echo 'int whole;' > table.c;")
+    assert build_tree(tree, CONFIG, jobs=1).error is None
+
+
 def test_a_disk_that_is_full(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_disk) -> None:
     monkeypatch.setenv("KTRIAGE_CACHE", str(small_disk("16k", tmp_path / "small")))
     with pytest.raises(MachineryError, match="No space left on device"):

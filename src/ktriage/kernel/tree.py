@@ -32,6 +32,7 @@ Progress = Callable[[str], None]
 
 BUILD_TIMEOUT = 7200.0
 STAMP = ".ktriage-configured"
+HALF_MADE_TOOLS = re.compile(r"^make.* \*\*\* \[(\S+ )?tools/", re.MULTILINE)
 ROOM = "tree"
 KEPT = 6
 """Build folders that stay in the cache; each takes some 300 MB, with DWARF some GB."""
@@ -205,13 +206,17 @@ def make_tree(
     # Without the map the tree's folder would stand in the debug information.
     command += [f"-j{recipe.jobs or os.cpu_count() or 1}", f"KCFLAGS=-ffile-prefix-map={tree}/="]
     making = time.monotonic()
-    error = run_make(
-        [*command, *recipe.targets],
-        log,
-        recipe.timeout,
-        since=since,
-        watch=lambda seconds: progress(f"building for {seconds:.0f} s: {_made(log)} files made"),
-    )
+    try:
+        error = run_make(
+            [*command, *recipe.targets],
+            log,
+            recipe.timeout,
+            since=since,
+            watch=lambda seconds: progress(f"building for {seconds:.0f} s: {_made(log)} files made"),
+        )
+    except MachineryError:
+        _drop_half_made(out, log)
+        raise
     making = time.monotonic() - making
     if stamp := _configuration(tree, out):
         (out / STAMP).write_text(stamp)
@@ -223,6 +228,16 @@ def make_tree(
     assert kernel.vmlinux
     signature = image_signature(kernel.vmlinux, kernel.release)
     return TreeBuild(kernel, signature, None, out, log, time.monotonic() - began, absent, (), making)
+
+
+def _drop_half_made(out: Path, log: Path) -> None:
+    """Remove the tools of a build that was cut short while these were made.
+
+    kbuild deletes what it could not finish; tools/build does not (no .DELETE_ON_ERROR, v6.1 to v6.12), and a
+    table or object that stopped in the middle is newer than its source: no later build would come through.
+    """
+    if HALF_MADE_TOOLS.search(log.read_text(errors="replace")):
+        shutil.rmtree(out / "tools", ignore_errors=True)
 
 
 def _made(log: Path) -> int:
