@@ -8,7 +8,7 @@ VENV ?= $(TOP).venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-kernel test test-all check bench pictures setup clean
+.PHONY: demo demo-kernel test test-all check bench pictures docs setup clean
 
 demo: setup
 	$(BIN)/ktriage demo $(if $(DEBUGINFO),--debuginfo) $(DEMOFLAGS)
@@ -36,6 +36,9 @@ bench: setup
 
 pictures: setup
 	PYTHON=$(BIN)/python $(TOP)scripts/make-pictures
+
+docs: setup
+	cd $(TOP) && $(BIN)/python -m mkdocs build --strict
 
 setup:
 	@PYTHON='$(PYTHON)' VENV='$(VENV)' $(TOP)scripts/setup
