@@ -22,6 +22,7 @@ from ktriage.case.diff import DiffLine, cut_diff, mark_diff
 from ktriage.case.modules import ModuleRow, compare_modules, modules_note
 from ktriage.case.plot import BeliefMap, belief_map
 from ktriage.case.types import FIXED_RUNS, Bisection, CaseFile, Commit, FixedCost, Run, fixed_cost
+from ktriage.console.quoted import own_stack, quoted
 from ktriage.words import OutcomeKind
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class View:
     diff_note: str = ""
     frames: list[tuple[Frame, str | None]] = field(default_factory=list)
     guesses: list[tuple[Frame, str | None]] = field(default_factory=list)
+    quoted: list[tuple[str, list[tuple[Frame, None]]]] = field(default_factory=list)
     sources: Mapping[tuple[str, int], Sequence[tuple[int, str]]] = field(default_factory=dict)
     """Source lines around frames, by file and line."""
     where: str = ""
@@ -227,7 +229,9 @@ def _frame_note(crash: Crash, frame: Frame, module: str | None) -> str | None:
 
 
 def _fill_crash(view: View, crash: Crash, module: str | None) -> None:
-    rows = [(frame, _frame_note(crash, frame, module)) for frame in crash.stack]
+    others = quoted(crash)
+    rows = [(frame, _frame_note(crash, frame, module)) for frame in own_stack(crash, others)]
+    view.quoted = [(one.heading, [(frame, None) for frame in one.frames]) for one in others]
     view.frames = [row for row in rows if row[0].reliable]
     view.guesses = [row for row in rows if not row[0].reliable]
     # capstone takes 50 ms to load, which a page without a crash need not pay.

@@ -13,6 +13,7 @@ from ktriage.case import text
 from ktriage.case.modules import compare_modules, modules_note
 from ktriage.case.page import history_rows
 from ktriage.case.types import FIXED_RUNS, Bisection, CaseFile, fixed_cost
+from ktriage.console.quoted import own_stack, quoted
 from ktriage.words import OutcomeKind
 
 if TYPE_CHECKING:
@@ -183,10 +184,12 @@ def render_crash(crash: Crash, times: int = 1, src: Path | None = None) -> Rende
     from ktriage.symbols.code import read_code
 
     code = read_code(crash)
-    frames = [frame for frame in crash.stack if frame.reliable]
+    others = quoted(crash)
+    frames = [frame for frame in own_stack(crash, others) if frame.reliable]
+    stacks = [Text(f"  {text.clean(str(one))}") for one in others]
     title = Text(text.clean(crash.title), "red").append(f", {times} times" if times > 1 else "", "default")
     access = [Text(f"  {code.access}")] if code and code.access else []
-    return Group(title, *access, render_stack(frames, MOST_FRAMES, src))
+    return Group(title, *access, render_stack(frames, MOST_FRAMES, src), *stacks)
 
 
 def _modules(case: CaseFile) -> RenderableType:

@@ -181,6 +181,7 @@ class _Printer:
         for frame in _shown(crash):
             facts.append(f"  {_frame(frame)}")
             facts += _around(frame, self._sources)
+        facts += _quoted(crash)
         body = "".join(f"    {_printable(fact)}\n" for fact in facts)
         return f"{self._bold}{self.crashes}. {crash.title}{self._plain}\n{body}\n"
 
@@ -235,6 +236,13 @@ def _access(crash: Crash) -> list[str]:
     if code is None or code.trapped is None:
         return []
     return [f"trapped: {code.trapped.text}" + (f" ({code.access})" if code.access else "")]
+
+
+def _quoted(crash: Crash) -> list[str]:
+    """Return who allocated and who freed the object, a line each."""
+    from ktriage.console.quoted import quoted
+
+    return [str(one) for one in quoted(crash)]
 
 
 def _around(frame: Frame, sources: Path | None) -> list[str]:

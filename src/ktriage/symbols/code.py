@@ -28,6 +28,7 @@ NULL_PAGE = 0x1000
 _MASK = (1 << 64) - 1
 MOST_BYTES = 1024
 
+_SEGMENT = re.compile(r"\bRIP: ([0-9a-f]{4}):")
 _FAULT = re.compile(
     r"unable to handle|general protection|page fault|double fault|stack segment|stack guard page was hit"
     r"|Unable to handle|Unhandled fault|NULL pointer dereference|user-memory-access|Oops|KFENCE: ",
@@ -91,9 +92,10 @@ def read_code(crash: Crash) -> Code | None:
     """Disassemble a crash's ``Code:`` line; None where there is none or it can't be read.
 
     The machine is told from the registers' names and the form of the line: x86, arm64 and arm are read.
-    What was accessed is said only of a report about a fault: a warning or a stall has none.
+    What was accessed is said only of a report about a fault: a warning or a stall has none. Where the line is
+    of the program that called the kernel, nothing in it trapped: None.
     """
-    if not crash.code:
+    if not crash.code or _of_user(crash.text):
         return None
     registers = {_plain(name): value for name, value in crash.registers.items()}
     faulted = registers if _FAULT.search(crash.text) else {}
@@ -103,6 +105,16 @@ def read_code(crash: Crash) -> Code | None:
     if words and "psr" in registers:
         return _words(_ARM, words, faulted)
     return _x86(crash.code, faulted, wide="eax" not in registers)
+
+
+def _of_user(text: str) -> bool:
+    """Return whether the first ``Code:`` line stands below an instruction pointer of user mode.
+
+    Its segment is __USER_CS or __USER32_CS (arch/x86/include/asm/segment.h).
+    """
+    before, _, _ = text.partition("Code: ")
+    segments = _SEGMENT.findall(before)
+    return bool(segments) and segments[-1] in ("0033", "0023")
 
 
 def _plain(name: str) -> str:
