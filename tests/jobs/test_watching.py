@@ -55,7 +55,14 @@ def watching(tmp_path) -> Iterator:
             *sources,
         ]
         started.append(
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1)
+            subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                bufsize=1,
+                env={**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")},
+            )
         )
         return started[-1]
 
@@ -88,6 +95,39 @@ def test_a_folder_a_growing_file_and_a_pipe(tmp_path, watching):
     assert process.wait(timeout=20) == 0
     store = open_store(tmp_path / "case.db")
     assert store.bugs()[1] == 4
+
+
+def test_a_watch_that_begins_anew_reads_no_crash_twice(tmp_path, watching):
+    log = tmp_path / "console.log"
+    log.write_text("[    0.000000] Linux version 6.1.0 (a@b) #1\n")
+
+    def add(function: str, second: int) -> None:
+        with log.open("a") as file:
+            file.write(OOPS.format(function=function).partition("\n")[2].replace("   12.", f"{second:5}."))
+
+    def told(process: subprocess.Popen) -> str:
+        return json.loads(process.stdout.readline())["title"].rpartition(" ")[2]
+
+    def end(process: subprocess.Popen) -> None:
+        process.terminate()
+        assert process.wait(timeout=20) == 0
+
+    process = watching(log)
+    for second, function in ((100, "first"), (400, "second")):
+        add(function, second)
+        assert told(process) == function
+    end(process)
+    process = watching(log)
+    add("third", 900)
+    assert told(process) == "third"
+    end(process)
+    store = open_store(tmp_path / "case.db")
+    assert [bug.crashes for bug in store.bugs()[0]] == [1, 1, 1]
+    store.close()
+    # A store that was begun anew gets all of it.
+    (tmp_path / "case.db").unlink()
+    process = watching(log)
+    assert [told(process) for _ in range(3)] == ["first", "second", "third"]
 
 
 def test_a_stream_that_ends_ends_it(tmp_path, watching):

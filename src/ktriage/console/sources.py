@@ -10,6 +10,7 @@ import select
 import stat
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
@@ -102,7 +103,7 @@ def followed(path: str) -> Iterator[bytes]:
         if not regular:
             yield from streamed(descriptor)
             return
-    yield from _followed_file(path)
+    yield from Tail(path).pieces()
 
 
 def streamed(descriptor: int) -> Iterator[bytes]:
@@ -125,19 +126,27 @@ def streamed(descriptor: int) -> Iterator[bytes]:
         yield chunk
 
 
-def _followed_file(path: str) -> Iterator[bytes]:
-    inode, position = 0, 0
-    while True:
-        try:
-            with Path(path).open("rb") as file:
-                status = os.fstat(file.fileno())
-                if status.st_ino != inode or status.st_size < position:
-                    inode, position = status.st_ino, 0
-                file.seek(position)
-                chunk = file.read(CHUNK)
-        except FileNotFoundError:  # between two rotations
-            chunk = b""
-        position += len(chunk)
-        yield chunk
-        if not chunk:
-            time.sleep(_POLL_SECONDS)
+@dataclass(slots=True)
+class Tail:
+    """A file that is read as it grows: ``inode`` and ``position`` say how far, and where to begin."""
+
+    path: str
+    inode: int = 0
+    position: int = 0
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield what is added, without end; nothing when it is quiet; a new file is read from its start."""
+        while True:
+            try:
+                with Path(self.path).open("rb") as file:
+                    status = os.fstat(file.fileno())
+                    if status.st_ino != self.inode or status.st_size < self.position:
+                        self.inode, self.position = status.st_ino, 0
+                    file.seek(self.position)
+                    chunk = file.read(CHUNK)
+            except FileNotFoundError:  # between two rotations
+                chunk = b""
+            self.position += len(chunk)
+            yield chunk
+            if not chunk:
+                time.sleep(_POLL_SECONDS)

@@ -73,7 +73,7 @@ def listened(
     elif stat.S_ISSOCK(mode):
         pieces = _line(source, lambda: _socket(source), ended, say)
     else:
-        pieces = followed(source)
+        pieces = followed(source)  # a pipe
     for piece in pieces:
         if ended.is_set():
             return

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ktriage.console.reader import Reader
-from ktriage.console.sources import chunks
+from ktriage.console.sources import Tail, chunks
 from ktriage.console.types import Crash, Flood
 from ktriage.errors import KtriageError, MachineryError, UserError
+from ktriage.jobs.marks import Marks
 from ktriage.jobs.streams import BAUD, Piece, checked, is_journal, listened
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ HELD_SECONDS = 20.0
 """So long a crash of a stream that never falls quiet is waited for."""
 AGAIN_SECONDS = 3.0
 """So long a store that does not answer is left alone before it is asked again."""
+ENDING_SECONDS = 2.0
+"""So long what was heard before the end is waited for."""
 MOST_READERS = 256
 """Logs of one source that are read at a time: a journal has one for each boot of each machine."""
 
@@ -61,21 +64,31 @@ def watch(
     for name in sources:
         checked(name, baud)
     found: queue.Queue[Seen | None] = queue.Queue()
+    marks = Marks(str(store.engine.url))
+    # A store that was begun anew has nothing of what was read.
+    begin = {name: marks.of(name) if store.bugs(limit=1)[1] else (0, 0) for name in sources}
     threads = [
-        threading.Thread(target=_source, args=(name, found, ended, baud), daemon=True) for name in sources
+        threading.Thread(target=_source, args=(name, found, ended, baud, mark), daemon=True)
+        for name, mark in begin.items()
     ]
     for thread in threads:
         thread.start()
     left = len(threads)
-    while left and not ended.is_set():
+    deadline: float | None = None
+    while left and (deadline is None or time.monotonic() < deadline):
+        if ended.is_set() and deadline is None:  # what was heard until now is yet to come
+            deadline = time.monotonic() + ENDING_SECONDS
         try:
             seen = found.get(timeout=0.2)
         except queue.Empty:
             continue
         if seen is None:
             left -= 1
+        elif isinstance(seen, _Read):
+            marks.note(seen.source, seen.inode, seen.offset)
         else:
             tell(_kept(store, seen, tell, ended))
+    marks.write()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +97,14 @@ class _Found(Seen):
 
     crash: Crash | None = None
     data: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class _Read(Seen):
+    """That a file was read up to ``offset``, and the crashes before it were handed over."""
+
+    inode: int = 0
+    offset: int = 0
 
 
 def _kept(store: Store, seen: Seen, tell: Callable[[Seen], None], ended: threading.Event) -> Seen:
@@ -106,7 +127,9 @@ def _kept(store: Store, seen: Seen, tell: Callable[[Seen], None], ended: threadi
         return Seen(seen.source, seen.title, added.bugs[0], bool(added.new))
 
 
-def _source(name: str, found: queue.Queue[Seen | None], ended: threading.Event, baud: int) -> None:
+def _source(
+    name: str, found: queue.Queue[Seen | None], ended: threading.Event, baud: int, mark: tuple[int, int]
+) -> None:
     """Watch one source, in a thread; hand over what is found, and None at its end."""
 
     def say(note: str) -> None:
@@ -115,6 +138,8 @@ def _source(name: str, found: queue.Queue[Seen | None], ended: threading.Event, 
     try:
         if not is_journal(name) and Path(name).is_dir():
             crashes = _folder(Path(name), ended)
+        elif not is_journal(name) and Path(name).is_file():
+            crashes = _growing(Tail(name, *mark), ended)
         else:
             crashes = _crashes(listened(name, ended, say, baud=baud))
         for seen in crashes:
@@ -154,6 +179,27 @@ class _Log:
         if now - self.heard > QUIET_SECONDS or now - self.since > HELD_SECONDS:
             self.since = None
             yield from _told(self.name, self.reader.flush())
+
+
+def _growing(tail: Tail, ended: threading.Event) -> Iterator[Seen]:
+    """Yield the crashes of a file that grows, and how far it was read whenever none is under way."""
+    log, inode, rest, marked = _Log(tail.path, Reader(tail.path)), tail.inode, 0, -1
+    for piece in tail.pieces():
+        if ended.is_set():
+            return  # what is under way is read again
+        if tail.inode != inode:
+            yield from log.end()
+            log, inode, rest = _Log(tail.path, Reader(tail.path)), tail.inode, 0
+        if piece:
+            yield from log.take(piece)
+            end = piece.rfind(b"\n") + 1
+            rest = len(piece) - end if end else rest + len(piece)
+        yield from log.rest()
+        # A line that is not whole yet may announce a crash.
+        offset = max(0, tail.position - rest)
+        if not log.reader.waiting and offset != marked:
+            marked = offset
+            yield _Read(tail.path, inode=inode, offset=offset)
 
 
 def _crashes(pieces: Iterator[Piece]) -> Iterator[Seen]:
