@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOM = 1 << 18
+ARRIVAL = 0.5
+"""Seconds within which readers who do not wait come."""
 Request = tuple[str, bytes]
 """What is asked for, by the name under which its times are counted, and the bytes that ask."""
 
@@ -88,7 +90,7 @@ def measure(
     with selectors.DefaultSelector() as selector:
         now = time.monotonic()
         for reader in all_[:readers]:
-            reader.due = now + pause * reader.number / readers
+            reader.due = now + (pause or ARRIVAL) * reader.number / readers
         all_[-1].due = now if upload is not None else None
         for reader in all_:
             selector.register(reader.sock, selectors.EVENT_READ, reader)

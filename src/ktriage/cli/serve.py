@@ -111,6 +111,9 @@ def _listen(config: uvicorn.Config) -> socket.socket:
     # asyncio sets this on sockets that say they are TCP's, which those of this one do not; without it each
     # answer on a kept connection waits 40 ms for the acknowledgement of its headers. They inherit it.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # A connection is handed over with its first request: a worker takes all there are, and would be left with
+    # those of many readers who come at once while others have none (tcp(7)).
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
     # Who reads the address may connect at once.
     sock.listen(config.backlog)
     return sock

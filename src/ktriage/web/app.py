@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anyio import to_thread
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI, Request
 from fastapi.exception_handlers import request_validation_exception_handler
@@ -26,7 +27,7 @@ from ktriage.case.store import open_store
 from ktriage.errors import KtriageError, MachineryError, UserError
 from ktriage.web import api, pages
 from ktriage.web.context import Web
-from ktriage.web.render import page
+from ktriage.web.render import page, warm
 from ktriage.web.security import SecurityHeaders
 from ktriage.web.settings import Settings
 
@@ -93,8 +94,9 @@ def serve_store(place: str, settings: Settings, parent: int) -> FastAPI:
 
 @asynccontextmanager
 async def _few_threads(_: FastAPI) -> AsyncIterator[None]:
-    """Set how many threads answer."""
+    """Set how many threads answer, and make ready what they need."""
     current_default_thread_limiter().total_tokens = THREADS
+    await to_thread.run_sync(warm)
     yield
 
 

@@ -26,10 +26,20 @@ def environment() -> jinja2.Environment:
     ours = case_environment().overlay(
         loader=jinja2.ChoiceLoader(
             [jinja2.PackageLoader("ktriage.web"), jinja2.PackageLoader("ktriage.case")]
-        )
+        ),
+        auto_reload=False,
     )
     ours.globals = {**ours.globals, "ago": ago, "day": day, "moment": moment, "bug_row": bug_row}
     return ours
+
+
+def warm() -> None:
+    """Make ready what the first page of each kind would wait half a second for."""
+    import ktriage.symbols.code  # noqa: F401 (loads capstone)
+
+    for name in environment().list_templates(["j2"]):
+        environment().get_template(name)
+    _adapter()
 
 
 def page(request: Request, template: str, status: int = 200, **context: Any) -> HTMLResponse:  # noqa: ANN401 (a template's)
