@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ktriage.case.findings import show
 from ktriage.case.store import Store, open_store
 from ktriage.case.store.types import FindingKind
 from ktriage.cli import main
@@ -137,3 +138,20 @@ def test_a_shorter_reproducer(place, tmp_path):
     (finding,) = kept(place).findings(1, FindingKind.REPRODUCER)
     assert finding.summary == "storm.min.c: 1 lines of 302"
     assert kept(place).blob(finding.blob) == short.read_bytes()
+
+
+def test_a_culprit_with_bytes_that_are_no_utf8(place, tmp_path, capsys):
+    repo = tmp_path / "repo"
+    git = ["git", "-C", str(repo), "-c", "user.name=A", "-c", "user.email=a@example.org"]
+    subprocess.run(["git", "init", "-q", repo], check=True)
+    for number in range(4):
+        (repo / "state").write_bytes(b"%d %s M\xfcller\n" % (number, b"bad" if number >= 2 else b"good"))
+        subprocess.run([*git, "add", "state"], check=True)
+        subprocess.run([*git, "commit", "-qm", f"change {number}"], check=True)
+    command = ["bisect", "run", "--repo", str(repo), "--good", "HEAD~3", "--bad", "HEAD", "--case", place,
+               "--log", str(tmp_path / "b.jsonl"), "--", "grep", "-aq", "good", "state"]  # fmt: skip
+    assert main(command) == 0
+    capsys.readouterr()
+    (finding,) = kept(place).findings(kind=FindingKind.BISECTION)
+    shown = show(finding, kept(place).blob)
+    assert "+2 bad M?ller" in shown.document.change.diff

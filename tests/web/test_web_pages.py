@@ -199,6 +199,16 @@ def plain(page: str) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split())
 
 
+def test_findings_are_to_be_had_as_json(client, found):
+    full = {one["kind"]: client.get(f"/api/v1/findings/{one['id']}").json()
+            for one in client.get(f"/api/v1/bugs/{found}").json()["findings"]}  # fmt: skip
+    assert full["ledger"]["document"]["accounts"][0]["object"] == "ulp_tally"
+    assert full["bisection"]["document"]["change"]["subject"] == "change 5"
+    assert full["trials"]["document"]["commands"] == ["ulp-storm"]
+    assert full["mail"]["text"].startswith("From: Me")
+    assert client.get("/api/v1/findings/999").status_code == 404
+
+
 def test_findings_are_text_whatever_is_in_them(client, store, found):
     hostile = "<script>alert(1)</script><img src=x onerror=alert(1)>"
     poisoned(store, found, hostile)
@@ -228,11 +238,14 @@ def test_source_lines_of_another_kernel_are_not_shown(client, store, found):
 
 def test_findings_of_another_version_do_no_harm(client, store):
     for kind in FindingKind:
-        for number, content in enumerate((b"{", b"[]", b'{"accounts": 1}', b"\xff\0", None)):
+        for number, content in enumerate(
+            (b"{", b"[]", b'{"accounts": 1}', b"\xff\0", b'{"a": NaN, "b": "\\ud800"}', None)
+        ):
             data = {"recipients": []} if number else {}
             store.add_finding(kind, f"{kind}{number}", f"odd {kind}", data, bug=1, content=content)
     assert "odd dump" in text_of(client.get("/bugs/1"))
     for one in store.findings(1):
+        assert client.get(f"/api/v1/findings/{one.id}").status_code == 200
         status = client.get(f"/findings/{one.id}").status_code
         assert status == 404 if one.kind is FindingKind.BISECTION else status == 200, one
 

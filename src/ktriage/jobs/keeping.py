@@ -185,8 +185,8 @@ def _keep(
 
 
 def _document(data: dict[str, Any]) -> bytes:
-    # Halves of surrogate pairs, which names out of a dump can have, are escaped by json.
-    return json.dumps(data, default=str).encode()
+    # Bytes of a diff or a dump that are no UTF-8 stand in it as halves of surrogate pairs: no JSON has those.
+    return json.dumps(data, default=str, ensure_ascii=False).encode(errors="replace")
 
 
 def keep_trials(

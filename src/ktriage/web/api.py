@@ -9,6 +9,7 @@ from fastapi import APIRouter, HTTPException, Path, Query, Request
 from fastapi.responses import PlainTextResponse, Response
 from pydantic import BaseModel, Field
 
+from ktriage.case.findings import DOCUMENTS
 from ktriage.case.formats import bundle
 from ktriage.case.formats.kcidb import kcidb
 from ktriage.case.formats.markdown import markdown
@@ -64,6 +65,13 @@ class FindingOut(BaseModel):
     when: float
     summary: str
     data: dict[str, Any]
+
+
+class FindingFull(FindingOut):
+    """A finding with all that is kept of it: ``document`` where that is JSON, else ``text``."""
+
+    document: Any = None
+    text: str | None = None
 
 
 class BugFull(BugOut):
@@ -189,6 +197,24 @@ def export_bug(
         return PlainTextResponse(markdown(one), media_type="text/markdown")
     data = kcidb([one], origin) if form == "kcidb" else syzbot(one)
     return Response(json.dumps(data), media_type="application/json")
+
+
+@router.get("/findings/{number}")
+def get_finding(request: Request, number: Number) -> FindingFull:
+    """Give a finding with all that is kept of it."""
+    store = web(request).store
+    finding = store.finding(number)
+    data = store.blob(finding.blob) if finding.blob else None
+    text = data.decode(errors="replace") if data is not None else None
+    if text is None or finding.kind not in DOCUMENTS:
+        return FindingFull(**finding.to_json(), text=text)
+    try:
+        # What is no number in JSON, as NaN, becomes null.
+        document = json.loads(text, parse_constant=lambda _: None)
+        json.dumps(document, ensure_ascii=False).encode()
+    except ValueError:
+        return FindingFull(**finding.to_json(), text=text)
+    return FindingFull(**finding.to_json(), document=document)
 
 
 @router.get("/crashes/{number}")
