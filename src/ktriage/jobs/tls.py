@@ -97,4 +97,4 @@ def why_not(address: str, error: BaseException) -> str:
         return "it closed the connection, as one that wants TLS does (tls://)"
     if isinstance(error, TimeoutError) or "Timed out" in str(error):
         return "it does not answer"
-    return str(error)
+    return str(error) or "it does not answer"
