@@ -123,6 +123,13 @@ def test_interrupts_and_their_rates(two_cpus, debug_kernel, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.startswith(f"interrupt {storm.irq}: the kernel has disabled it")
     assert "per s" in printed
+    assert main(after.arguments) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith(
+        f"interrupt {storm.irq} (standstill: not_mine [standstill]): the kernel has disabled it"
+    )
+    assert main(before.arguments) == 0
+    assert "interrupt" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from drgn.helpers.linux.panic import panic_task
 
 from ktriage.dump.core import BROKEN
+from ktriage.dump.irqs import find_irqs
 from ktriage.dump.log import log_text, read_log
 from ktriage.dump.places import places_of
 from ktriage.dump.tasks import running_tasks
@@ -130,6 +131,7 @@ def diagnose(core: Vmcore, summary: Summary, crashes: Sequence[Crash], bad: str 
         core, "teardown", lambda: tuple(find_teardowns(core, works, crashed_task)), no_teardowns
     )
     findings = [*_torn(teardowns), *_stuck(waits), *_wrong(works, teardowns), *_stalled(works)]
+    findings += attempt(core, "interrupts", lambda: tuple(_interrupts(core)), nothing)
     ran = any(teardown.callback.state == "running" for teardown in teardowns)
     gone = attempt(core, "the place of the crash", lambda: tuple(_gone(core, crashes)), nothing)
     told = any(teardown.crashed for teardown in teardowns)
@@ -224,6 +226,16 @@ def _stalled(works: Works) -> Iterator[Finding]:
     for stalled in works.stalled:
         where = f"of CPU {stalled.pool.cpu}" if stalled.pool.cpu >= 0 else f"{stalled.pool.id} (unbound)"
         yield Finding("works", f"the pool of workers {where} makes no progress: {stalled.says}")
+
+
+def _interrupts(core: Vmcore) -> Iterator[Finding]:
+    irqs = find_irqs(core)
+    for line in irqs.wrong:
+        handlers = ", ".join(f"{action.name}: {action.handler}" for action in line.actions) or "no handler"
+        evidence = (f"it came {line.total:,} times",)
+        yield Finding("irqs", f"interrupt {line.irq} ({handlers}): {'; '.join(line.wrong)}", evidence)
+    for device in irqs.devices:
+        yield Finding("irqs", device)
 
 
 def _crashed(crashes: Sequence[Crash], bad: str | None) -> Iterator[Finding]:
