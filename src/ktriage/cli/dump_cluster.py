@@ -30,6 +30,7 @@ LOOKS = ("TERM", "COLORTERM", "NO_COLOR")
 
 def show_away(args: argparse.Namespace, reports: Sequence[str]) -> int:
     """Have a worker show the dump, print what it printed and keep what it found."""
+    from ktriage.case.text import size
     from ktriage.jobs.cluster import connected
     from ktriage.jobs.crew import crew_of
     from ktriage.jobs.dump_away import analyse
@@ -42,6 +43,9 @@ def show_away(args: argparse.Namespace, reports: Sequence[str]) -> int:
     with connected(args.cluster) as client, closing(crew_of(client, args.cluster, _note)) as crew:
         what, paths = _analysis(args, reports)
         crew.learn(what.needs())
+        if sys.stderr.isatty():
+            total = sum(blob.size for blob in what.needs())
+            _note(f"a worker gets what it lacks of {size(total)}, and reads the dump")
         shown = crew.call(analyse, what, seconds=SECONDS, needs=what.needs())
     names = {there: str(paths[here]) for there, here in shown.places}
     if shown.kept is not None:
