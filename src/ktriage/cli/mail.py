@@ -13,6 +13,7 @@ from ktriage.errors import UserError
 if TYPE_CHECKING:
     import argparse
 
+    from ktriage.jobs.mail_parts import Wishes
     from ktriage.people.recipients import Recipient
 
 HELP = (
@@ -99,15 +100,8 @@ def _about_culprit(args: argparse.Namespace) -> tuple[str, list[Recipient]] | No
             log=log,
             repo=args.repo or Path(log.start.repo),
             report=args.report,
-            reproducer=args.reproducer,
-            sender=args.sender,
-            to=tuple(args.to),
-            cc=tuple(args.cc),
-            ignore=args.ignore,
-            in_reply_to=args.in_reply_to,
             regzbot=args.regzbot,
-            vmlinux=args.vmlinux,
-            modules=tuple(args.modules),
+            wishes=_wishes(args),
         )
     )
 
@@ -125,15 +119,23 @@ def _about_report(args: argparse.Namespace) -> tuple[str, list[Recipient]]:
             tree=args.tree,
             revision=args.rev,
             files=tuple(args.file),
-            reproducer=args.reproducer,
-            sender=args.sender,
-            to=tuple(args.to),
-            cc=tuple(args.cc),
-            ignore=args.ignore,
-            in_reply_to=args.in_reply_to,
-            vmlinux=args.vmlinux,
-            modules=tuple(args.modules),
+            wishes=_wishes(args),
         )
+    )
+
+
+def _wishes(args: argparse.Namespace) -> Wishes:
+    from ktriage.jobs.mail_parts import Wishes
+
+    return Wishes(
+        reproducer=args.reproducer,
+        sender=args.sender,
+        to=tuple(args.to),
+        cc=tuple(args.cc),
+        ignore=args.ignore,
+        in_reply_to=args.in_reply_to,
+        vmlinux=args.vmlinux,
+        modules=tuple(args.modules),
     )
 
 

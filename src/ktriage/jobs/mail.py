@@ -16,6 +16,8 @@ from ktriage.errors import UserError
 from ktriage.history.repository import Repository
 from ktriage.jobs.change import read_diff
 from ktriage.jobs.mail_parts import (
+    NO_WISHES,
+    Wishes,
     blob,
     keyword_text,
     people_at,
@@ -44,27 +46,19 @@ MOST_SOURCE_LINES = 150
 
 @dataclass(frozen=True, slots=True)
 class MailRequest:
-    """What to write a mail about, and what the sender adds or overrides.
+    """What to write a mail about.
 
     ``crash`` is the crash to quote; without it the one in ``report`` (a console log) is, else that of the
-    culprit's first crashed run whose directory is still there. ``reproducer`` is a text file; without it
-    the commands of the specification are told, where the bisection ran in VMs. With ``vmlinux`` and
-    ``modules`` the report gets source lines.
+    culprit's first crashed run whose directory is still there. Without a reproducer the commands of the
+    specification are told, where the bisection ran in VMs.
     """
 
     log: Log
     repo: Path
     crash: Crash | None = None
     report: Path | None = None
-    reproducer: Path | None = None
-    sender: str | None = None
-    to: tuple[str, ...] = ()
-    cc: tuple[str, ...] = ()
-    ignore: Path | None = None
-    in_reply_to: str | None = None
     regzbot: bool = False
-    vmlinux: Path | None = None
-    modules: tuple[Path, ...] = ()
+    wishes: Wishes = NO_WISHES
 
 
 def write_mail(request: MailRequest) -> tuple[str, list[Recipient]]:
@@ -82,14 +76,14 @@ def write_mail(request: MailRequest) -> tuple[str, list[Recipient]]:
     crash = request.crash or (
         read_crash(request.report) if request.report else outcome.crash if outcome else None
     )
-    crash = symbolized(crash, request.vmlinux, request.modules) if crash else None
+    crash = symbolized(crash, request.wishes.vmlinux, request.wishes.modules) if crash else None
     recipients = _recipients(request, repository, commit)
     message = draft(
         _finding(request, commit, crash, outcome.evidence if outcome else ()),
         recipients,
-        sender=sender_of(request.sender, repository),
+        sender=sender_of(request.wishes.sender, repository),
         date=datetime.now().astimezone(),
-        in_reply_to=request.in_reply_to
+        in_reply_to=request.wishes.in_reply_to
         or patch_message_id(parse_trailers(f"{commit.subject}\n\n{commit.body}")),
         regzbot=request.regzbot,
     )
@@ -98,7 +92,7 @@ def write_mail(request: MailRequest) -> tuple[str, list[Recipient]]:
 
 def _recipients(request: MailRequest, repository: Repository, commit: Commit) -> list[Recipient]:
     people = people_at(repository, commit.commit)
-    found = start_recipients(request.to, request.cc, request.ignore, people)
+    found = start_recipients(request.wishes.to, request.wishes.cc, request.wishes.ignore, people)
     author = parseaddr(commit.author)[0] or commit.author.partition(" <")[0]
     text = f"{commit.subject}\n\n{commit.body}"
     commit_recipients((author, commit.email), text, into=found)
@@ -124,8 +118,8 @@ def _outcome(request: MailRequest) -> Outcome | None:
 
 
 def _reproduce(request: MailRequest, commit: str) -> str:
-    if request.reproducer:
-        return request.reproducer.read_text(encoding="utf-8", errors="replace")
+    if request.wishes.reproducer:
+        return request.wishes.reproducer.read_text(encoding="utf-8", errors="replace")
     path = Path(request.log.start.call.get("spec", ""))
     try:
         spec = load_spec(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import socket
+from dataclasses import dataclass
 from email.utils import parseaddr
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,26 @@ if TYPE_CHECKING:
 CUT = "------------[ cut here ]------------"
 MOST_LINES_BEFORE = 8
 """Lines of console before a report's own first line that may be left out of a mail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the sender of a mail adds or overrides.
+
+    ``reproducer`` is a text file. With ``vmlinux`` and ``modules`` the report gets source lines.
+    """
+
+    reproducer: Path | None = None
+    sender: str | None = None
+    to: tuple[str, ...] = ()
+    cc: tuple[str, ...] = ()
+    ignore: Path | None = None
+    in_reply_to: str | None = None
+    vmlinux: Path | None = None
+    modules: tuple[Path, ...] = ()
+
+
+NO_WISHES = Wishes()
 
 
 def parse_address(text: str) -> tuple[str, str]:

@@ -12,7 +12,16 @@ from ktriage.console.guilt import guilty_file
 from ktriage.errors import UserError
 from ktriage.history.git import GitError, git
 from ktriage.history.repository import Repository
-from ktriage.jobs.mail_parts import people_at, quoted, read_crash, sender_of, start_recipients, symbolized
+from ktriage.jobs.mail_parts import (
+    NO_WISHES,
+    Wishes,
+    people_at,
+    quoted,
+    read_crash,
+    sender_of,
+    start_recipients,
+    symbolized,
+)
 from ktriage.people.definitions import where_defined
 from ktriage.people.mail import Sighting, as_text, draft
 from ktriage.people.tree import People
@@ -28,7 +37,7 @@ MOST_FRAMES = 16
 
 @dataclass(frozen=True, slots=True)
 class ReportRequest:
-    """What to write about, and what the sender adds or overrides.
+    """What to write about.
 
     ``report`` is a console log, of which the first crash is taken. ``tree`` is a kernel's source, or with
     ``revision`` a git repository of one. ``files`` are blamed in place of those that the report points to.
@@ -38,14 +47,7 @@ class ReportRequest:
     tree: Path
     revision: str | None = None
     files: tuple[str, ...] = ()
-    reproducer: Path | None = None
-    sender: str | None = None
-    to: tuple[str, ...] = ()
-    cc: tuple[str, ...] = ()
-    ignore: Path | None = None
-    in_reply_to: str | None = None
-    vmlinux: Path | None = None
-    modules: tuple[Path, ...] = ()
+    wishes: Wishes = NO_WISHES
 
 
 def write_report_mail(request: ReportRequest) -> tuple[str, list[Recipient]]:
@@ -54,7 +56,7 @@ def write_report_mail(request: ReportRequest) -> tuple[str, list[Recipient]]:
     Raises UserError where there is no crash in the log, no MAINTAINERS in the tree, nothing to blame, or an
     address is none.
     """
-    crash = symbolized(read_crash(request.report), request.vmlinux, request.modules)
+    crash = symbolized(read_crash(request.report), request.wishes.vmlinux, request.wishes.modules)
     repository = _repository(request)
     revision = repository.resolve(request.revision) if repository and request.revision else None
     people = people_at(repository, revision) if repository and revision else People.of_folder(request.tree)
@@ -65,7 +67,7 @@ def write_report_mail(request: ReportRequest) -> tuple[str, list[Recipient]]:
         raise UserError(
             f"{request.report}: the report points to no file of {request.tree}", hint="name one with --file"
         )
-    found = start_recipients(request.to, request.cc, request.ignore, people)
+    found = start_recipients(request.wishes.to, request.wishes.cc, request.wishes.ignore, people)
     people.collect({file: _content(request.tree, revision, file) for file in files}, into=found)
     message = draft(
         Sighting(
@@ -73,14 +75,14 @@ def write_report_mail(request: ReportRequest) -> tuple[str, list[Recipient]]:
             blamed=_blamed(files, chosen=bool(request.files)),
             report=quoted(crash),
             kernel=crash.kernel,
-            reproduce=request.reproducer.read_text(encoding="utf-8", errors="replace")
-            if request.reproducer
+            reproduce=request.wishes.reproducer.read_text(encoding="utf-8", errors="replace")
+            if request.wishes.reproducer
             else "",
         ),
         found.all(),
-        sender=sender_of(request.sender, repository),
+        sender=sender_of(request.wishes.sender, repository),
         date=datetime.now().astimezone(),
-        in_reply_to=request.in_reply_to,
+        in_reply_to=request.wishes.in_reply_to,
     )
     return as_text(message), found.all()
 
