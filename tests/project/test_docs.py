@@ -12,6 +12,7 @@ import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -133,6 +134,18 @@ def test_tutorials_print_what_they_say(page, tmp_path, monkeypatch, capsys):
         )
         checked += 1
     assert checked
+
+
+def test_the_pictures_of_bisections_are_drawn(tmp_path):
+    script = ROOT / "scripts" / "make-plots"
+    subprocess.run([sys.executable, script, tmp_path], check=True)
+    drawn = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.svg"))
+    assert len(drawn) == 4
+    for path in drawn:
+        made = ElementTree.parse(tmp_path / path).getroot()
+        assert len(made) > 20, path
+        # What is simulated has a seed: but for the last digit, it is the picture that is kept.
+        assert abs(len(made) - len(ElementTree.parse(ROOT / "docs" / path).getroot())) < len(made) / 10, path
 
 
 def test_the_examples_in_python_run(tmp_path, monkeypatch, capsys):
