@@ -143,7 +143,7 @@ def test_the_pictures_of_bisections_are_drawn(tmp_path):
     assert len(drawn) == 4
     for path in drawn:
         made = ElementTree.parse(tmp_path / path).getroot()
-        assert len(made) > 20, path
+        assert len(made) > 10, path
         # What is simulated has a seed: but for the last digit, it is the picture that is kept.
         assert abs(len(made) - len(ElementTree.parse(ROOT / "docs" / path).getroot())) < len(made) / 10, path
 
