@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--postgresql", action="store_true", help="a server of its own, not SQLite")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--workers", type=int, help="processes that serve (as ktriage serve has it)")
-    parser.add_argument("--keep", metavar="FILE", type=Path, help="keep the large SQLite store, or use it")
+    parser.add_argument("--at", metavar="PLACE", help="the large store: filled where it is empty, and kept")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, _database(Path(folder), args) as place:
         say(f"{os.cpu_count()} processors, load average {os.getloadavg()[0]:.1f}")
@@ -65,7 +65,7 @@ def main() -> None:
 def _database(folder: Path, args: argparse.Namespace) -> Iterator[str]:
     """Give the place of the large store."""
     if not args.postgresql:
-        yield str(args.keep or folder / "large.db")
+        yield args.at or f"{folder}/large.db"
         return
     sys.path.insert(0, str(TESTS))
     with importlib.import_module("postgres").server() as server:
