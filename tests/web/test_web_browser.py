@@ -219,8 +219,10 @@ def test_a_bisection_is_watched_to_its_end(page, store, tmp_path):
         deadline = time.monotonic() + 30
         while not (log.is_file() and log.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.02)
-        number = keep_bisection(place_of(store), log)
-        page.goto(f"/bisections/{number}")
+        number = keep_bisection(place_of(store), log, 1)
+        page.goto("/bugs/1")
+        page.get_by_role("link", name="A bisection of this bug is under way").click()
+        expect(page).to_have_url(re.compile(f"/bisections/{number}$"))
         status = page.locator("#live [role=status]")
         expect(status).to_contain_text("Under way")
         assert serious(page) == []
@@ -229,9 +231,12 @@ def test_a_bisection_is_watched_to_its_end(page, store, tmp_path):
         expect(page.locator("#live")).to_contain_text("change 17")
         assert serious(page) == []
         assert running.wait(timeout=30) == 0
-        keep_bisection(place_of(store), log)
-        (finding,) = store.findings()
+        keep_bisection(place_of(store), log, 1)
+        (finding,) = store.findings(1)
         assert finding.data["subject"] == "change 17"
+        log.unlink()
+        page.goto("/bugs/1")
+        expect(page.locator("#culprit")).to_contain_text("change 17")
     finally:
         running.kill()
         running.wait()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import html
 import json
+import os
 import re
+from pathlib import Path
 
 import httpx
 import pytest
@@ -263,6 +265,19 @@ def test_a_finding_of_no_bug_is_given_one(client, store, capsys):
     page = text_of(form(client, f"/findings/{one.id}/bug", bug="2"))
     assert "Who holds the reference" in page
     assert "There are none" in text_of(client.get("/findings"))
+
+
+def test_a_bisection_that_was_given_up_is_not_under_way(client, store, found):
+    (finding,) = store.findings(found, FindingKind.BISECTION)
+    log = Path(finding.data["log"])
+    cut = log.with_name("cut.jsonl")
+    cut.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
+    data = {"log": str(cut), "runs": 1}
+    store.add_finding(FindingKind.BISECTION, "cut", "a bisection", data, bug=found)
+    assert "is under way" in text_of(client.get(f"/bugs/{found}"))
+    assert "Under way: 12 runs" in text_of(client.get(f"/bisections/{store.findings(found)[0].id}"))
+    os.utime(cut, (1_700_000_000, 1_700_000_000))
+    assert "is under way" not in text_of(client.get(f"/bugs/{found}"))
 
 
 def test_crashes_over_time_are_counted(client, store):

@@ -437,7 +437,8 @@ def show_all(findings: Iterable[Finding], read: Callable[[str], bytes | None]) -
     more = []
     for finding in findings:
         some = of.setdefault(finding.kind, [])
-        if len(some) < MOST_OF_A_KIND and finding.blob:
+        # A bisection that goes on has its log alone, which is not in the store yet.
+        if len(some) < MOST_OF_A_KIND and (finding.blob or finding.kind is FindingKind.BISECTION):
             some.append(show(finding, read))
         elif finding.kind is not FindingKind.SOURCE:
             more.append(finding)

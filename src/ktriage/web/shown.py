@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 LIST_OF_CRASHES = 100
 SIMILAR = 5
+GIVEN_UP_SECONDS = 86400.0
+"""A bisection without an end that wrote nothing for so long was given up: a build or a run takes hours."""
 MOST_DRAWN = 64
 """Bugs whose findings are kept drawn, of up to some 200 kB each."""
 MOST_LINES = 500
@@ -175,8 +179,10 @@ def _bisections(found: list[Shown]) -> tuple[Shown | None, Finding | None]:
     for shown in found:
         if running is None and shown.document is None and not shown.finding.data.get("verdict"):
             try:
-                running = shown.finding if live.bisection_of(shown.finding)[2] else None
-            except UserError:
+                quiet = time.time() - Path(str(shown.finding.data.get("log"))).stat().st_mtime
+                goes_on = live.bisection_of(shown.finding)[2] and quiet < GIVEN_UP_SECONDS
+                running = shown.finding if goes_on else None
+            except (UserError, OSError):
                 continue
     named = next((shown for shown in found if shown.finding.data.get("culprit")), None)
     return named or next(iter(found), None), running
