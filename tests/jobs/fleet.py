@@ -7,16 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 
 from ktriage.errors import UserError
-from ktriage.jobs import content
 from ktriage.jobs.cluster import connected
-from ktriage.jobs.content import Blob
-from ktriage.jobs.under_way import doing
 
 
 class Fleet:
@@ -57,7 +53,7 @@ class Fleet:
 
     def wait(self, workers: int) -> None:
         """Wait until so many workers are there."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             with suppress(UserError), connected(self.address) as client:
                 client.wait_for_workers(workers, timeout=max(1.0, deadline - time.monotonic()))
@@ -82,24 +78,10 @@ def here() -> str:
     return os.environ["KTRIAGE_CACHE"]
 
 
-def wait_there(file: str, seconds: float) -> str:
-    """Note in a file that this was called, wait, and return where."""
-    with Path(file).open("a") as out:
+def wait_there(note: str, until: str) -> str:
+    """Note in a file that this was called, wait until another one is there, and return where."""
+    with Path(note).open("a") as out:
         out.write(f"{here()}\n")
-    threading.Event().wait(seconds)
+    while not Path(until).exists():
+        time.sleep(0.1)
     return here()
-
-
-def busy(seconds: float) -> None:
-    """Wait, as a trial that is told of."""
-    with doing("trial", "0001-abc"):
-        time.sleep(seconds)
-
-
-def left(seconds: float) -> Blob:
-    """Wait, and offer what a trial would leave."""
-    time.sleep(seconds)
-    folder = Path(here()) / "left"
-    folder.mkdir(parents=True)
-    (folder / "console.log").write_text(here())
-    return content.offer(folder)

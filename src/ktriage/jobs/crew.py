@@ -9,11 +9,13 @@ guests and builds ended where it runs.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -372,17 +374,27 @@ class Crew:
 
     def _ask(self, address: str, fn: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401
         """Call a coroutine in a worker's own loop, whatever its threads are doing."""
+
+        async def ask() -> Any:  # noqa: ANN401
+            return await self._client.run(fn, *args, workers=[address])
+
+        asked = asyncio.run_coroutine_threadsafe(ask(), self._client.loop.asyncio_loop)
+        deadline = time.monotonic() + ANSWER_SECONDS
         try:
-            return self._client.sync(
-                self._client.run, fn, *args, workers=[address], callback_timeout=ANSWER_SECONDS
-            )[address]
-        except KtriageError:
+            while not wait([asked], POLL_SECONDS).done:
+                self._check(address)
+                if time.monotonic() > deadline:
+                    raise _LostError(f"did not answer for {ANSWER_SECONDS:.0f} s")
+            return asked.result()[address]
+        except (KtriageError, _LostError):
             raise
         except (OSError, TimeoutError, KeyError, ValueError) as error:
             self._check(address)
             raise _LostError(f"does not answer ({type(error).__name__})") from error
         except Exception as error:  # Dask's own words for what went wrong there
             raise _foreign(error) from error
+        finally:
+            asked.cancel()
 
     def _lacking(self, address: str, needs: Sequence[Blob]) -> tuple[Blob, ...]:
         with self._changed:
