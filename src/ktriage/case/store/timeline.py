@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Integer, cast, func, select
+from sqlalchemy import Integer, bindparam, cast, func, select
 
 from ktriage.case.store.models import CrashRow
 
 if TYPE_CHECKING:
+    from sqlalchemy import Select
+
     from ktriage.case.store.store import Store
 
 MOST_TIMED = 3_000
@@ -41,30 +44,39 @@ class Timeline:
 
 def timeline(store: Store, bug: int) -> Timeline | None:
     """Return when a bug's crashes came, None where it has none."""
-    newest = select(CrashRow.when).where(CrashRow.bug_id == bug).order_by(CrashRow.when.desc())
     with store.snapshot() as connection:
-        last = connection.execute(newest.limit(1)).scalar()
+        last = connection.execute(_NEWEST, {"bug": bug, "place": 0}).scalar()
         if last is None:
             return None
-        first = connection.execute(newest.offset(MOST_TIMED - 1).limit(1)).scalar()
+        first = connection.execute(_NEWEST, {"bug": bug, "place": MOST_TIMED - 1}).scalar()
         if first is None:
-            first = connection.execute(
-                select(func.min(CrashRow.when)).where(CrashRow.bug_id == bug)
-            ).scalar_one()
+            first = connection.execute(_OLDEST, {"bug": bug}).scalar_one()
         width = _width(last - first)
         start = first // width * width
-        # A cast rounds on PostgreSQL and cuts on SQLite, which need not have been built with floor().
-        share = (CrashRow.when - start) / width
-        whole = share if connection.dialect.name == "sqlite" else func.floor(share)
-        place = cast(whole, Integer).label("place")
-        rows = connection.execute(
-            select(place, CrashRow.title, CrashRow.kernel, func.count())
-            .where(CrashRow.bug_id == bug, CrashRow.when >= first)
-            .group_by(place, CrashRow.title, CrashRow.kernel)
-        ).all()
+        asked = {"bug": bug, "first": first, "start": start, "width": float(width)}
+        rows = connection.execute(_counted(connection.dialect.name), asked).all()
     counts = tuple((int(row[0]), row[1], row[2], int(row[3])) for row in rows)
     bins = int((last - start) // width) + 1
     return Timeline(start, width, bins, sum(count for *_, count in counts), counts)
+
+
+_OF_BUG = CrashRow.bug_id == bindparam("bug")
+_NEWEST = (
+    select(CrashRow.when).where(_OF_BUG).order_by(CrashRow.when.desc()).offset(bindparam("place", 0)).limit(1)
+)
+_OLDEST = select(func.min(CrashRow.when)).where(_OF_BUG)
+
+
+@cache
+def _counted(dialect: str) -> Select[int, str, str | None, int]:
+    share = (CrashRow.when - bindparam("start", 0.0)) / bindparam("width", 1.0)
+    # A cast rounds on PostgreSQL and cuts on SQLite, which need not have been built with floor().
+    place = cast(share if dialect == "sqlite" else func.floor(share), Integer).label("place")
+    return (
+        select(place, CrashRow.title, CrashRow.kernel, func.count())
+        .where(_OF_BUG, CrashRow.when >= bindparam("first", 0.0))
+        .group_by(place, CrashRow.title, CrashRow.kernel)
+    )
 
 
 def _width(seconds: float) -> int:
