@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Annotated, Any, Literal
 
+from anyio import to_thread
 from fastapi import APIRouter, HTTPException, Path, Query, Request
 from fastapi.responses import PlainTextResponse, Response
 from pydantic import BaseModel, Field
@@ -252,13 +254,13 @@ def get_log(request: Request, number: Number) -> Response:
 )
 async def upload_log(request: Request, name: Annotated[str, Query(max_length=200)] = "") -> Uploaded:
     """Take a console log, plain or compressed by gzip, xz, bzip2 or zstd. Needs a token."""
-    from starlette.concurrency import run_in_threadpool
-
     ours = web(request)
-    who = await run_in_threadpool(bearer, request, ours.store)
-    limited(request, ours.uploads, who)
+    who = await to_thread.run_sync(bearer, request, ours.store)
+    await to_thread.run_sync(limited, request, ours.uploads, who)
     data = await request.body()
-    taken = await run_in_threadpool(take_in, ours.store, f"{who} {name}", data, keep=ours.settings.keep)
+    # What waits for another writer leaves the threads to those who read.
+    take = partial(take_in, ours.store, f"{who} {name}", data, keep=ours.settings.keep)
+    taken = await to_thread.run_sync(take, limiter=ours.takers)
     return Uploaded(
         bugs=list(taken.added.bugs),
         new=list(taken.added.new),

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 STATIC = Path(__file__).parent / "static"
 CASE_STYLE = Path(__file__).parents[1] / "case" / "templates" / "page.css"
-THREADS = 8
+THREADS = 3
 """Requests that a process answers at once: of more, all would end late, for there is one interpreter."""
 RETRY_SECONDS = 2.0
 FORM_ROOM = 64 << 10

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-CONNECTIONS = 12
-"""Connections that a process keeps open: as many as the threads of a server that ask at once."""
+CONNECTIONS = 8
+"""Connections that a process keeps open: as many as the threads of a server that ask or write at once."""
 MIGRATION_LOCK = 0x6B747269
 """PostgreSQL's advisory lock that is held while a store is brought to the newest form."""
 

@@ -11,7 +11,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import bindparam, delete, insert, select, update
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import (
+    DatabaseError,
+    DataError,
+    IntegrityError,
+    InterfaceError,
+    NotSupportedError,
+    ProgrammingError,
+)
 
 from ktriage.case.store import blobs, look
 from ktriage.case.store.check import recount
@@ -112,7 +119,9 @@ class Store:
                     yield connection
                 finally:
                     self._mine.connection = None
-        except (OperationalError, InterfaceError, InternalError) as error:
+        except (IntegrityError, ProgrammingError, DataError, NotSupportedError):
+            raise  # ours
+        except (InterfaceError, DatabaseError) as error:
             raise failure(error) from error
 
     # What is brought in.
