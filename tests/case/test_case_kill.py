@@ -106,6 +106,16 @@ def test_an_import_that_is_killed_is_made_good_by_another(place, logs, whole):
     assert content(place) == whole
 
 
+def test_two_imports_at_once_end_as_one(place, logs, whole):
+    """They meet the same logs, titles and bugs: each is taken in by one of them."""
+    open_store(place).close()
+    both = [importing(place, logs) for _ in range(2)]
+    ends = [json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum(end["crashing"] for end in ends) == LOGS
+    assert content(place) == whole
+
+
 def backends(url: str) -> list[int]:
     """Return the processes that serve connections, but for the one that is asked."""
     engine = create_engine(url)

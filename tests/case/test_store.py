@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -199,59 +195,6 @@ def test_a_store_of_a_newer_ktriage_is_left_alone(tmp_path):
     engine.dispose()
     with pytest.raises(UserError, match="newer ktriage"):
         open_store(tmp_path / "case.db")
-
-
-CHILD = """
-import sys
-from ktriage.case.store import open_store
-store = open_store(sys.argv[1])
-for number in range(100000):
-    store.add_log(f"log {number}", b"%d" % number, [])
-    print(number, flush=True)
-"""
-
-
-def test_a_writer_that_is_killed_loses_nothing_that_it_acknowledged(place, tmp_path):
-    open_store(place).close()
-    script = tmp_path / "child.py"
-    script.write_text(CHILD)
-    child = subprocess.Popen([sys.executable, script, place], stdout=subprocess.PIPE, text=True)
-    assert child.stdout
-    lines = [child.stdout.readline() for _ in range(20)]
-    os.kill(child.pid, signal.SIGKILL)
-    lines += child.stdout.readlines()
-    child.wait()
-    whole = [int(line) for line in lines if line.endswith("\n")]
-    store = open_store(place)
-    with store.snapshot() as connection:
-        kept = connection.execute(text("SELECT count(*) FROM log")).scalar_one()
-    assert kept >= whole[-1] + 1
-    store.close()
-
-
-def test_postgresql_killed_under_an_import_keeps_what_was_acknowledged(postgresql, tmp_path):
-    engine = create_engine(postgresql.url)
-    with engine.begin() as connection:
-        connection.execute(text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
-    engine.dispose()
-    open_store(postgresql.url).close()
-    script = tmp_path / "child.py"
-    script.write_text(CHILD)
-    child = subprocess.Popen(
-        [sys.executable, script, postgresql.url], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    assert child.stdout
-    for _ in range(20):
-        child.stdout.readline()
-    postgresql.kill()
-    rest = child.stdout.readlines()
-    assert child.wait(timeout=30) != 0
-    postgresql.start()
-    store = open_store(postgresql.url)
-    with store.snapshot() as connection:
-        kept = connection.execute(text("SELECT count(*) FROM log")).scalar_one()
-    assert kept >= 20 + len(rest)
-    store.close()
 
 
 def test_a_bug_is_described_by_its_best_crash_and_found_by_all_its_titles(store, make_log):
