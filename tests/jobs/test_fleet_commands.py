@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import fleet as helpers
+import fleet_calls
 import pytest
 
 from ktriage.case.store import open_store
@@ -71,7 +72,7 @@ def test_what_a_fleet_does(fleet: helpers.Fleet, capsys, monkeypatch) -> None:
     assert (queue["running"], queue["waiting"], queue["failed"]) == (0, 0, 0)
     with connected(fleet.address) as client, ThreadPoolExecutor(1) as pool:
         crew = crew_of(client, fleet.address)
-        call = pool.submit(crew.call, helpers.busy, 5.0, seconds=60)
+        call = pool.submit(crew.call, fleet_calls.busy, 5.0, seconds=60)
         until(lambda: shown(capsys, fleet.address)[0][0]["doing"])
         # Of these only one more has room, whatever Dask calls them.
         rest = client.map(time.sleep, [3, 3, 3], resources={"vm": 1}, pure=False)
@@ -108,36 +109,34 @@ def test_a_worker_ends_in_order(fleet: helpers.Fleet, tmp_path: Path) -> None:
     """It finishes what it has, takes nothing more, and what lasts too long goes to another one."""
     one = fleet.worker("one", 1)
     fleet.wait(1)
-    begun = tmp_path / "begun"
-    with connected(fleet.address) as client, ThreadPoolExecutor(2) as pool:
+    begun, end = tmp_path / "begun", tmp_path / "end"
+    files = str(begun), str(end)
+    with connected(fleet.address) as client, ThreadPoolExecutor(1) as pool:
         crew = crew_of(client, fleet.address)
-        first = pool.submit(crew.call, helpers.wait_there, str(begun), 3.0, seconds=60)
+        first = pool.submit(crew.call_then, fleet_calls.left, *files, seconds=300, then=fetched_late)
         until(begun.exists)
         two = fleet.worker("two", 1)
         fleet.wait(2)
+        until(lambda: crew.room == 2)
         one.terminate()
-        assert one.wait(30) == 0
-        assert first.result(10) == str(fleet.cache("one"))
-        assert crew.call(helpers.wait_there, str(begun), 0, seconds=60) == str(fleet.cache("two"))
+        until(lambda: "1 calls under way" in (fleet.place / "one" / "log").read_text())
+        end.touch()
+        assert first.result(120) == str(fleet.cache("one"))
+        assert one.wait(60) == 0
+        assert crew.call(helpers.wait_there, *files, seconds=60) == str(fleet.cache("two"))
         assert begun.read_text().splitlines() == [str(fleet.cache("one")), str(fleet.cache("two"))]
         begun.unlink()
-        third = pool.submit(crew.call_then, helpers.left, 2.0, seconds=60, then=fetched_late)
-        time.sleep(1)
-        four = fleet.worker("four", 1)
-        fleet.wait(2)
-        two.terminate()
-        assert third.result(60) == str(fleet.cache("two"))
-        assert two.wait(30) == 0
+        end.unlink()
+        second = pool.submit(crew.call, helpers.wait_there, *files, seconds=300)
+        until(begun.exists)
         fleet.worker("three", 1)
-        fleet.wait(2)
         until(lambda: crew.room == 2)
-        second = pool.submit(crew.call, helpers.wait_there, str(begun), 5.0, seconds=60)
-        until(begun.exists)  # on the one that came first
-        four.send_signal(signal.SIGINT)
-        time.sleep(0.5)
-        four.send_signal(signal.SIGINT)
-        assert four.wait(4) == 0
-        assert second.result(30) == str(fleet.cache("three"))
+        two.send_signal(signal.SIGINT)
+        until(lambda: "1 calls under way" in (fleet.place / "two" / "log").read_text())
+        two.send_signal(signal.SIGINT)
+        assert two.wait(60) == 0
+        end.touch()
+        assert second.result(120) == str(fleet.cache("three"))
         crew.close()
 
 
@@ -255,7 +254,7 @@ def test_an_import_on_a_cluster(fleet: helpers.Fleet, tmp_path: Path, capsys) ->
     until(lambda: len(processes_of(fleet, "one")) > 1)
     first.kill()
     first.wait()
-    until(lambda: not processes_of(fleet, "one"), 10)
+    until(lambda: not processes_of(fleet, "one"))
     out, errors = run.communicate(timeout=300)
     assert run.returncode == 0, errors
     here = ["import", "--json", "--case", str(tmp_path / "here.db"), str(tmp_path / "logs")]
@@ -338,28 +337,33 @@ def test_a_dump_on_a_cluster(dumped: list[str], fleet: helpers.Fleet, tmp_path: 
     """Text and JSON are the same as here, files go to one worker once, and its memory does not hold them."""
     workers = [fleet.worker("one", 1), fleet.worker("two", 1)]
     fleet.wait(2)
-    away = ["--cluster", fleet.address]
-    for reports in (["summary", "--json"], ["summary", "modules", "bt"], ["bt", "--task", "nosuch"]):
-        code = main(["dump", "show", *dumped, *reports])
-        here = capfd.readouterr()
-        assert main(["dump", "show", *dumped, *reports, *away]) == code
-        there = capfd.readouterr()
-        assert there.out == here.out
-        told = [line for line in there.err.splitlines() if "of different sources" not in line]
-        assert told == here.err.splitlines()
-    (content,) = (fleet.cache(name) / "content" for name in ("one", "two") if fleet.cache(name).exists())
-    assert len(list(content.glob("*/data"))) == 3
-    sent = max(path.stat().st_size for path in content.glob("*/data"))
+    stores = {"here": tmp_path / "here.db", "away": tmp_path / "away.db"}
+    for reports in (["summary", "--json", "--case"], ["modules", "bt"], ["bt", "--task", "nosuch"]):
+        shows = {}
+        for where, store in stores.items():
+            options = [*reports, *([str(store)] if "--case" in reports else [])]
+            options += ["--cluster", fleet.address] if where == "away" else []
+            code = main(["dump", "show", *dumped, *options])
+            out, err = capfd.readouterr()
+            shows[where] = (
+                code,
+                out,
+                [line for line in err.splitlines() if "of different sources" not in line],
+            )
+        assert shows["away"] == shows["here"]
+    kept = [
+        [(one.kind, one.summary, one.data) for one in open_store(at).findings()] for at in stores.values()
+    ]
+    assert kept[0] == kept[1]
+    assert kept[0]
+    assert content_of(stores["away"])[0][0][0] == content_of(stores["here"])[0][0][0]
+    (kept_there,) = (fleet.cache(name) / "content" for name in ("one", "two") if fleet.cache(name).exists())
+    assert len(list(kept_there.glob("*/data"))) == 3
+    sent = max(path.stat().st_size for path in kept_there.glob("*/data"))
     for worker in workers:
         status = Path(f"/proc/{worker.pid}/status").read_text()
         assert int(re.search(r"VmHWM:\s+(\d+)", status)[1]) << 10 < sent / 2
-    stores = [tmp_path / "away.db", tmp_path / "here.db"]
-    assert main(["dump", "show", *dumped, "--case", str(stores[0]), *away]) == 0
-    assert main(["dump", "show", *dumped, "--case", str(stores[1])]) == 0
-    kept = [[(one.kind, one.summary, one.data) for one in open_store(place).findings()] for place in stores]
-    assert kept[0] == kept[1]
-    assert content_of(stores[0])[0][0][0] == content_of(stores[1])[0][0][0]
-    assert main(["dump", "show", *dumped, "--src", str(tmp_path), *away]) == 2
+    assert main(["dump", "show", *dumped, "--src", str(tmp_path), "--cluster", fleet.address]) == 2
 
 
 @pytest.fixture
@@ -404,7 +408,7 @@ def test_tls_as_the_page_says(tmp_path: Path, monkeypatch, capfd) -> None:
         dask.config.refresh()
         plain = fleet.address.replace("tls", "tcp")
         assert main(["fleet", plain]) == 2
-        assert "(tls://)" in capfd.readouterr().err
+        assert "tls://" in capfd.readouterr().err
         assert main(["fleet", plain, *files("client")]) == 2
         assert "not encrypted, which is required here" in capfd.readouterr().err
         assert "the key is not the certificate's" in refused(*files("client")[:5], files("worker")[-1])

@@ -94,7 +94,11 @@ def why_not(address: str, error: BaseException) -> str:
     ):
         return "TLS failed: this certificate is not of the CA that the scheduler trusts, or it speaks no TLS"
     if any(isinstance(one, ConnectionResetError) for one in chain):
-        return "it closed the connection, as one that wants TLS does (tls://)"
+        return "it closed the connection, as one does that is at tls://"
     if isinstance(error, TimeoutError) or "Timed out" in str(error):
-        return "it does not answer"
+        return (
+            "it does not answer"
+            if address.startswith("tls://")
+            else "it does not answer, or not without tls://"
+        )
     return str(error) or "it does not answer"
