@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ktriage.case.text import plural
 from ktriage.cli import tls
 from ktriage.errors import UserError
 
@@ -122,8 +123,8 @@ class _Meter:
             return
         counts = self._counts
         sys.stdout.write(
-            f"{counts['logs']} logs in {seconds:.1f} s: {counts['crashing']} with crashes of "
-            f"{len(self._bugs)} bugs, {len(self.new)} of them new; "
+            f"{plural(counts['logs'], 'log')} in {seconds:.1f} s: {counts['crashing']} with crashes of "
+            f"{plural(len(self._bugs), 'bug')}, {len(self.new)} of them new; "
             f"{counts['known']} known already, {counts['unreadable']} unreadable\n"
         )
 

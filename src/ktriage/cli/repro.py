@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ktriage.case.text import plural
 from ktriage.cli import BUG, KEEP, tls
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ def _in_percent(rate: float, interval: tuple[float, float]) -> str:
 
 def _print(rate: Rate, out: Path) -> None:
     lines = [
-        f"{rate.runs} runs in {rate.seconds:.1f} s ({rate.per_minute:.0f} a minute): "
+        f"{plural(rate.runs, 'run')} in {rate.seconds:.1f} s ({rate.per_minute:.0f} a minute): "
         + ", ".join(f"{n} {k}" for k, n in rate.outcomes.items())
     ]
     if rate.rate is None:
