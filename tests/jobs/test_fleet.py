@@ -230,7 +230,7 @@ def test_driver_and_worker_killed_and_another_worker_stopped(fleet, example, sta
     options = ["--json", "--cluster", fleet.address]
     # Eleven commits will do: what is tested is not the search.
     near = replace(example, good="HEAD^{/Merge branch .requests}", bad="HEAD^{/Merge branch .lazy-children}")
-    run = start(near.bisect(log, "--no-verify", "--confidence", "0.9", *options))
+    run = start(near.bisect(log, "--no-verify", "--confidence", "0.99", *options))
     wait_for(lambda: run.poll() is not None or (len(runs_of(log)) >= 2 and guests(fleet)))
     run.kill()
     _, errors = run.communicate()

@@ -181,7 +181,7 @@ class Crew:
         blobs, workers = {blob for _, blob in times}, {address for address, _ in times}
         size = sum(self._sizes[blob] * count for (_, blob), count in times.items())
         return (
-            f"{len(blobs)} blobs went to {len(workers)} workers, {size >> 20} MiB in all, "
+            f"sent: {size >> 20} MiB ({len(blobs)} files and folders, workers: {len(workers)}), "
             f"{again or 'none'} of them more than once to the same"
         )
 
