@@ -52,6 +52,8 @@ NO_DWARF = "CONFIG_DEBUG_INFO_NONE=y\n# CONFIG_DEBUG_INFO is not set\n"
 """Since v5.18 debug information is a choice with a member for none (f9b3cd245784); before, a switch."""
 
 SEVERAL_ERRORS = 3
+NOT_BOOTED = "the kernel did not boot: "
+"""How the detail of a kernel that did not come up begins (machine/guest.py)."""
 
 
 class TreeLab(Lab):
@@ -189,6 +191,7 @@ class TreeLab(Lab):
         self, name: str, commit: str | None, patches: tuple[str, ...], task: Task
     ) -> tuple[Outcome, Built]:
         kind = self._kind(commit)
+        failed: list[str] = []
         for image in images_to_try(kind):
             place = self.fresh_place(name)
             built = self._build(commit, patches, image)
@@ -198,7 +201,11 @@ class TreeLab(Lab):
             if outcome.kind is not OutcomeKind.BOOT_FAILED:
                 if outcome.kind is not OutcomeKind.INFRA:
                     remember(kind, image)
-                break
+                return outcome, built
+            failed.append(f"{outcome.detail.removeprefix(NOT_BOOTED)} ({image})")
+        # Why the one that others of its kind come up as did not: that of the other says little.
+        outcome = replace(outcome, detail=NOT_BOOTED + ", ".join(failed))
+        outcome.save(place)
         return outcome, built
 
     def _go(self, built: Built, place: Path, task: Task) -> Outcome:
