@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import io
 import shutil
-import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 from web_findings import fill_findings
 from web_logs import fill
+from web_server import serving
 
 from ktriage.case.store import Store, open_store
-from ktriage.web.app import create_app
 from ktriage.web.settings import Settings
 
 
@@ -51,25 +47,6 @@ def store(tmp_path, request) -> Iterator[Store]:
         fill(opened)
     yield opened
     opened.close()
-
-
-@contextmanager
-def serving(store: Store, settings: Settings) -> Iterator[str]:
-    """Serve a store while the block lasts; the address is given."""
-    config = uvicorn.Config(create_app(store, settings), log_level="error", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
-        thread.start()
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        try:
-            yield f"http://127.0.0.1:{sock.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from kcidb_io.schema import V5_3
 from web_logs import fill, oops
+from web_server import serving
 
-from conftest import serving
 from ktriage.case.store import open_store
 from ktriage.web.settings import Settings
 

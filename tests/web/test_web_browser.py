@@ -16,8 +16,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from web_findings import FIXTURES, MAIL, history, place_of
 from web_logs import oops
+from web_server import serving
 
-from conftest import serving
 from ktriage.case.store.types import FindingKind
 from ktriage.console import read_crashes
 from ktriage.jobs.keeping import keep_bisection
