@@ -8,7 +8,7 @@ characters that would act on the reader's terminal or writing direction (see ``t
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -231,7 +231,7 @@ def _frame_note(crash: Crash, frame: Frame, module: str | None) -> str | None:
 def _fill_crash(view: View, crash: Crash, module: str | None) -> None:
     others = quoted(crash)
     rows = [(frame, _frame_note(crash, frame, module)) for frame in own_stack(crash, others)]
-    view.quoted = [(one.heading, [(frame, None) for frame in one.frames]) for one in others]
+    view.quoted = [(one.heading, [(replace(f, context=None), None) for f in one.frames]) for one in others]
     view.frames = [row for row in rows if row[0].reliable]
     view.guesses = [row for row in rows if not row[0].reliable]
     # capstone takes 50 ms to load, which a page without a crash need not pay.

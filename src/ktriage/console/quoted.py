@@ -20,7 +20,10 @@ ALLOCATOR = re.compile(
     r"|do_kmalloc|do_slab_free|stack_trace_save|kcalloc)\w*(?:\..*)?"
 )
 """What such a stack begins with, in every report."""
-ENTRY = re.compile(r"do_syscall_\w+|entry_\w+|x64_sys_call|ret_from_fork\w*|asm_\w+|el0\w*|el1\w*")
+ENTRY = re.compile(
+    r"do_syscall_\w+|entry_\w+|x64_sys_call|ret_from_fork\w*|asm_\w+|el0\w*|el1\w*"
+    r"|exit_to_user_mode\w*|syscall_exit_to_user_mode\w*"
+)
 
 
 @dataclass(frozen=True, slots=True)
