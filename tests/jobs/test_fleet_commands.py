@@ -338,7 +338,7 @@ def test_a_dump_on_a_cluster(dumped: list[str], fleet: helpers.Fleet, tmp_path: 
     workers = [fleet.worker("one", 1), fleet.worker("two", 1)]
     fleet.wait(2)
     stores = {"here": tmp_path / "here.db", "away": tmp_path / "away.db"}
-    for reports in (["summary", "--json", "--case"], ["modules", "bt"], ["bt", "--task", "nosuch"]):
+    for reports in (["summary", "--json", "--case"], ["modules", "bt", "--task", "nosuch"]):
         shows = {}
         for where, store in stores.items():
             options = [*reports, *([str(store)] if "--case" in reports else [])]
@@ -425,7 +425,7 @@ def test_tls_as_the_page_says(tmp_path: Path, monkeypatch, capfd) -> None:
         write_logs(tmp_path / "logs", 3)
         command = [sys.executable, "-m", "ktriage", "import", "--case", str(tmp_path / "case.db")]
         command += ["--cluster", fleet.address, str(tmp_path / "logs/0")]
-        assert subprocess.run(command, capture_output=True, text=True).stdout.startswith("1 logs in ")
+        assert re.match("1 logs? in ", subprocess.run(command, capture_output=True, text=True).stdout)
     finally:
         fleet.close()
 
