@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ktriage.errors import UserError
-from ktriage.jobs.cluster import connected
+from ktriage.jobs.fleet.cluster import connected
 
 
 class Fleet:

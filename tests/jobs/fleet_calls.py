@@ -7,9 +7,9 @@ from pathlib import Path
 
 from fleet import here, wait_there
 
-from ktriage.jobs import content
-from ktriage.jobs.content import Blob
-from ktriage.jobs.under_way import doing
+from ktriage.jobs.fleet import content
+from ktriage.jobs.fleet.content import Blob
+from ktriage.jobs.fleet.under_way import doing
 
 
 def busy(seconds: float) -> None:

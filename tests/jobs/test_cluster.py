@@ -16,7 +16,7 @@ import pytest
 
 from ktriage.bisect.log import read_log
 from ktriage.errors import MachineryError, UserError
-from ktriage.jobs.cluster import cluster
+from ktriage.jobs.fleet.cluster import cluster
 
 pytest.importorskip("distributed")
 

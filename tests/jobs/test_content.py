@@ -14,8 +14,8 @@ import pytest
 import zstandard
 
 from ktriage.errors import MachineryError, UserError
-from ktriage.jobs import content
-from ktriage.jobs.content import Blob, MissingError
+from ktriage.jobs.fleet import content
+from ktriage.jobs.fleet.content import Blob, MissingError
 
 
 @pytest.fixture

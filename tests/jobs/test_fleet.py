@@ -23,11 +23,11 @@ from ktriage.bisect.types import Run
 from ktriage.cache import cache_root
 from ktriage.case.trials import load_outcome
 from ktriage.errors import MachineryError, UserError
-from ktriage.jobs import content
-from ktriage.jobs.cluster import connected
-from ktriage.jobs.content import Blob
-from ktriage.jobs.crew import Crew, crew_of
-from ktriage.jobs.fleet_lab import open_fleet_lab
+from ktriage.jobs.fleet import content
+from ktriage.jobs.fleet.cluster import connected
+from ktriage.jobs.fleet.content import Blob
+from ktriage.jobs.fleet.crew import Crew, crew_of
+from ktriage.jobs.fleet.lab import open_fleet_lab
 from ktriage.jobs.lab import open_lab
 from ktriage.trial import load_spec
 

@@ -24,10 +24,10 @@ import pytest
 
 from ktriage.case.store import open_store
 from ktriage.cli import main
-from ktriage.jobs import children, content
-from ktriage.jobs.children import run_child, stop_children
-from ktriage.jobs.cluster import connected
-from ktriage.jobs.crew import crew_of
+from ktriage.jobs.fleet import children, content
+from ktriage.jobs.fleet.children import run_child, stop_children
+from ktriage.jobs.fleet.cluster import connected
+from ktriage.jobs.fleet.crew import crew_of
 from ktriage.jobs.lab import open_lab
 from ktriage.kernel import Kernel
 from ktriage.trial import load_spec
@@ -94,11 +94,13 @@ def test_what_a_fleet_does(fleet: helpers.Fleet, capsys, monkeypatch) -> None:
     assert main(["worker", "--scheduler", fleet.address, "--port", port]) == 2
     assert capsys.readouterr().err == f"ktriage worker: --port: something else listens at {port}\n"
     one.send_signal(signal.SIGSTOP)
-    monkeypatch.setattr("ktriage.jobs.fleet.STALLED_SECONDS", 1.0)
+    monkeypatch.setattr("ktriage.jobs.fleet.view.STALLED_SECONDS", 1.0)
     until(lambda: shown(capsys, fleet.address)[0][0]["status"] == "stalled")
     assert main(["fleet", fleet.address]) == 0
     assert "stalled: not heard of for" in capsys.readouterr().out
-    monkeypatch.setattr("ktriage.jobs.under_way.identity", lambda: {"version": "9", "code": "", "python": ""})
+    monkeypatch.setattr(
+        "ktriage.jobs.fleet.under_way.identity", lambda: {"version": "9", "code": "", "python": ""}
+    )
     (worker,), queue = shown(capsys, fleet.address)
     assert worker["unlike"] == queue["unlike"] == "ktriage 0.1.0 there, 9 here"
     assert main(["fleet", "nowhere"]) == 2

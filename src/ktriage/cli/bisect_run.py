@@ -138,7 +138,7 @@ def run_command(args: argparse.Namespace) -> Answer:
     with ExitStack() as stack:
         stack.enter_context(unless_begun(log))
         if args.cluster:
-            from ktriage.jobs.remote_command import on_cluster
+            from ktriage.jobs.fleet.command import on_cluster
 
             away = stack.enter_context(on_cluster(args.cluster, repository, _output(log), call))
             remote, cluster, jobs, cancel = away
@@ -247,7 +247,7 @@ def resume(args: argparse.Namespace) -> Answer:
     repository, jobs = Repository(Path(old.start.repo)), args.jobs or old.start.jobs
     with ExitStack() as stack:
         if args.cluster:
-            from ktriage.jobs.remote_command import on_cluster
+            from ktriage.jobs.fleet.command import on_cluster
 
             away = stack.enter_context(on_cluster(args.cluster, repository, _output(log), call))
             remote, cluster, room, cancel = away

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from ktriage.jobs.content import Blob
-    from ktriage.jobs.dump_away import Analysis
+    from ktriage.jobs.fleet.content import Blob
+    from ktriage.jobs.fleet.dump import Analysis
 
 SECONDS = 3600.0
 """How long an analysis may take until it is given to another worker."""
@@ -31,9 +31,9 @@ LOOKS = ("TERM", "COLORTERM", "NO_COLOR")
 def show_away(args: argparse.Namespace, reports: Sequence[str]) -> int:
     """Have a worker show the dump, print what it printed and keep what it found."""
     from ktriage.case.text import size
-    from ktriage.jobs.cluster import connected
-    from ktriage.jobs.crew import crew_of
-    from ktriage.jobs.dump_away import analyse
+    from ktriage.jobs.fleet.cluster import connected
+    from ktriage.jobs.fleet.crew import crew_of
+    from ktriage.jobs.fleet.dump import analyse
 
     if args.src is not None:
         raise UserError("--src: a source tree is not sent to workers", hint="leave it out, or --cluster")
@@ -62,8 +62,8 @@ def _note(line: str) -> None:
 
 def _analysis(args: argparse.Namespace, reports: Sequence[str]) -> tuple[Analysis, dict[str, Path]]:
     """Return what is to be done, and where each file lies here."""
-    from ktriage.jobs import content
-    from ktriage.jobs.dump_away import Analysis, terminal_of
+    from ktriage.jobs.fleet import content
+    from ktriage.jobs.fleet.dump import Analysis, terminal_of
     from ktriage.symbols.program import find_modules
 
     paths: dict[str, Path] = {}

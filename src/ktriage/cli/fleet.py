@@ -37,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
     """Run ``ktriage fleet``."""
     if args.watch is not None and args.watch <= 0:
         raise UserError("--watch: more than 0 seconds")
-    from ktriage.jobs.cluster import connected
-    from ktriage.jobs.fleet import summary
+    from ktriage.jobs.fleet.cluster import connected
+    from ktriage.jobs.fleet.view import summary
 
     tls.apply(args)
     with connected(args.scheduler) as client:

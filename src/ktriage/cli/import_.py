@@ -66,9 +66,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _away(stack: ExitStack, address: str, store: Store) -> Readers:
-    from ktriage.jobs.cluster import connected
-    from ktriage.jobs.crew import crew_of
-    from ktriage.jobs.importing_away import Away
+    from ktriage.jobs.fleet.cluster import connected
+    from ktriage.jobs.fleet.crew import crew_of
+    from ktriage.jobs.fleet.importing import Away
 
     client = stack.enter_context(connected(address))
     crew = crew_of(client, address, _note)

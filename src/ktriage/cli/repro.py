@@ -134,7 +134,7 @@ def _lab(args: argparse.Namespace, out: Path, *, restore: bool = True) -> tuple[
     repo = args.repo or (Path() if args.rev else None)
     commit = Repository(repo).resolve(args.rev or "HEAD") if repo else None
     if getattr(args, "cluster", None):
-        from ktriage.jobs.fleet_lab import open_fleet_lab
+        from ktriage.jobs.fleet.lab import open_fleet_lab
 
         tls.apply(args)
         lab = open_fleet_lab(spec, out, args.cluster, repo=repo, restore=restore, progress=say)

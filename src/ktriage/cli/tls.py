@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
-    from ktriage.jobs.tls import Role
+    from ktriage.jobs.fleet.tls import Role
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +24,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def apply(args: argparse.Namespace, role: Role = "client") -> None:
     """Take what was given; raises UserError where ``distributed`` is not installed."""
     if args.tls_ca_file or args.tls_cert or args.tls_key:
-        from ktriage.jobs.tls import use_files
+        from ktriage.jobs.fleet.tls import use_files
 
         use_files(role, args.tls_ca_file, args.tls_cert, args.tls_key)

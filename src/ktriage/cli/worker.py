@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--vms: at least 1")
     if args.grace < 0:
         raise UserError("--grace: at least 0")
-    from ktriage.jobs.tls import need_distributed, security
+    from ktriage.jobs.fleet.tls import need_distributed, security
 
     distributed = need_distributed()
     tls.apply(args, "worker")
@@ -96,7 +96,7 @@ async def _end_calls(distributed: Any, worker: Any) -> None:  # noqa: ANN401
 
 
 async def _start(distributed: Any, args: argparse.Namespace, secured: Any) -> Any:  # noqa: ANN401
-    from ktriage.jobs import under_way
+    from ktriage.jobs.fleet import under_way
 
     # Guests, builds and dumps have processes of their own: Dask's measure, this process's share of the
     # machine's memory by processors, would only stop workers that are well.
@@ -116,7 +116,7 @@ async def _start(distributed: Any, args: argparse.Namespace, secured: Any) -> An
 
 def _not_started(args: argparse.Namespace, error: BaseException) -> UserError:
     """Return what a person can mend of what Dask says."""
-    from ktriage.jobs.tls import why_not
+    from ktriage.jobs.fleet.tls import why_not
 
     if "name taken" in str(error):
         return UserError(
@@ -138,7 +138,7 @@ async def _let_finish(
     grace: float,
 ) -> None:
     """Take nothing new, and wait until all calls have ended and their results are fetched, or long enough."""
-    from ktriage.jobs import content
+    from ktriage.jobs.fleet import content
 
     worker.status = distributed.core.Status.closing_gracefully
     running = len(worker.state.executing)

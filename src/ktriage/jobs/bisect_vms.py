@@ -102,7 +102,7 @@ def _open(
     """Return a laboratory here, or on a cluster, and how many trials it runs at a time."""
     if address is None:
         return open_lab(load_spec(spec), directory, repo=repo, progress=progress), jobs
-    from ktriage.jobs.fleet_lab import open_fleet_lab
+    from ktriage.jobs.fleet.lab import open_fleet_lab
 
     lab = open_fleet_lab(load_spec(spec), directory, address, repo=repo, progress=progress)
     return lab, lab.room

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Protocol
 
 from ktriage.bisect.types import RunResult
-from ktriage.jobs.children import stop_children
-from ktriage.jobs.under_way import doing
+from ktriage.jobs.fleet.children import stop_children
+from ktriage.jobs.fleet.under_way import doing
 from ktriage.kernel import (
     FolderSources,
     Kernel,

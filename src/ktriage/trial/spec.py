@@ -242,9 +242,7 @@ class Spec(_Table):
         kernel = self.kernel
         ranges = any(one.since or one.until for one in (*kernel.compiler, *kernel.patch))
         if self.module is not None and (kernel.patch or ranges):
-            raise ValueError(
-                "with [module] revisions are its own: no kernel.patch, since or until"
-            )
+            raise ValueError("with [module] revisions are its own: no kernel.patch, since or until")
         return self
 
     @property

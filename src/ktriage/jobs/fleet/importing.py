@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 from ktriage.console.journal import is_journal
 from ktriage.inputs import packing
+from ktriage.jobs.fleet.under_way import doing
 from ktriage.jobs.importing import Item, Processes, Read
-from ktriage.jobs.under_way import doing
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
     from ktriage.case.store import Store
-    from ktriage.jobs.crew import Crew
+    from ktriage.jobs.fleet.crew import Crew
 
 MOST_SENT = 8 << 20
 """Bytes of files that go to a worker at once. A larger file is read here: sending it takes longer."""

@@ -19,12 +19,12 @@ from typing import Any, TypeVar
 
 from ktriage.cache import cached, digest, keep_newest, touch
 from ktriage.errors import KtriageError, MachineryError, UserError
-from ktriage.jobs import content
 from ktriage.jobs.benches import Task
-from ktriage.jobs.cluster import connected
-from ktriage.jobs.content import Blob
-from ktriage.jobs.crew import Crew, crew_of
-from ktriage.jobs.fleet_work import (
+from ktriage.jobs.fleet import content
+from ktriage.jobs.fleet.cluster import connected
+from ktriage.jobs.fleet.content import Blob
+from ktriage.jobs.fleet.crew import Crew, crew_of
+from ktriage.jobs.fleet.work import (
     KernelBlobs,
     ModuleDone,
     ModuleJob,

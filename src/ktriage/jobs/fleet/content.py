@@ -26,7 +26,7 @@ import zstandard
 
 from ktriage.cache import cache_root, digest, touch
 from ktriage.errors import MachineryError, UserError
-from ktriage.jobs.parcel import members, pack, unpack
+from ktriage.jobs.fleet.parcel import members, pack, unpack
 
 ROOM = "content"
 PIECE = 8 << 20

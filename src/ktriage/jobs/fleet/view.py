@@ -6,8 +6,8 @@ from collections import Counter
 from typing import Any
 
 from ktriage.errors import MachineryError
-from ktriage.jobs.cluster import connected
-from ktriage.jobs.under_way import differs, identity
+from ktriage.jobs.fleet.cluster import connected
+from ktriage.jobs.fleet.under_way import differs, identity
 
 STALLED_SECONDS = 15.0
 """A worker that was not heard of for so long is said to have stalled; heartbeats come every few seconds."""

@@ -22,10 +22,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ktriage.errors import KtriageError, MachineryError, UserError
-from ktriage.jobs import content, crew_there
-from ktriage.jobs.content import Blob
-from ktriage.jobs.crew_there import Answer
-from ktriage.jobs.under_way import differs, unlike
+from ktriage.jobs.fleet import content, crew_there
+from ktriage.jobs.fleet.content import Blob
+from ktriage.jobs.fleet.crew_there import Answer
+from ktriage.jobs.fleet.under_way import differs, unlike
 
 QUIET_SECONDS = 15.0
 """A worker that was not heard of for so long is taken for lost until it is; they speak twice a second."""

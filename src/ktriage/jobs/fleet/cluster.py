@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from ktriage.errors import KtriageError, MachineryError, UserError
-from ktriage.jobs.tls import need_distributed, security, why_not
+from ktriage.jobs.fleet.tls import need_distributed, security, why_not
 
 CONNECT_SECONDS = 15
 T = TypeVar("T")
@@ -66,7 +66,7 @@ def _hand_on(inner: Future[T], outer: Future[T]) -> None:
 def connected(address: str) -> Iterator[Any]:
     """Lend a client of the scheduler at ``address``.
 
-    TLS is as ``ktriage.jobs.tls`` says. Raises UserError where there is no scheduler, or none that this
+    TLS is as ``ktriage.jobs.fleet.tls`` says. Raises UserError where there is no scheduler, or none that this
     process may speak to, or no ``distributed`` here.
     """
     Client = need_distributed().Client  # noqa: N806 (a class)

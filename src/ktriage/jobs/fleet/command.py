@@ -17,8 +17,8 @@ from typing import Any
 from ktriage.bisect.command import CommandRunner, open_runner
 from ktriage.bisect.types import RunResult
 from ktriage.history.repository import Repository
-from ktriage.jobs.cluster import ClusterExecutor, cluster
-from ktriage.jobs.under_way import doing
+from ktriage.jobs.fleet.cluster import ClusterExecutor, cluster
+from ktriage.jobs.fleet.under_way import doing
 
 
 @dataclass(frozen=True, slots=True)

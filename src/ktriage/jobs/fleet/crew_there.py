@@ -12,8 +12,8 @@ from functools import cache
 from typing import Any, Literal
 
 from ktriage.errors import MachineryError
-from ktriage.jobs import content
-from ktriage.jobs.content import Blob, MissingError
+from ktriage.jobs.fleet import content
+from ktriage.jobs.fleet.content import Blob, MissingError
 
 LOOK_SECONDS = 0.5
 

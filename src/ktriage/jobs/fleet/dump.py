@@ -18,10 +18,10 @@ import zstandard
 
 from ktriage.cache import cached, digest
 from ktriage.errors import MachineryError
-from ktriage.jobs import content
-from ktriage.jobs.children import run_child
-from ktriage.jobs.content import Blob
-from ktriage.jobs.under_way import doing
+from ktriage.jobs.fleet import content
+from ktriage.jobs.fleet.children import run_child
+from ktriage.jobs.fleet.content import Blob
+from ktriage.jobs.fleet.under_way import doing
 
 ASK_BYTES = 32 << 20
 """Where the modules' files are more than this, the dump is asked first which of them it has loaded."""

@@ -14,10 +14,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from ktriage.cache import cache_root, digest
-from ktriage.jobs import content
 from ktriage.jobs.benches import Benches, Task
-from ktriage.jobs.content import Blob
-from ktriage.jobs.under_way import doing
+from ktriage.jobs.fleet import content
+from ktriage.jobs.fleet.content import Blob
+from ktriage.jobs.fleet.under_way import doing
 from ktriage.kernel import Kernel, Recipe, build_module
 from ktriage.kernel.built import ROOM as BUILT
 from ktriage.kernel.built import Image, build_tree, tree_key
