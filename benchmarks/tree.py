@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ktriage.history.git import git
 from ktriage.history.repository import Repository
-from ktriage.jobs.lab import open_lab
+from ktriage.jobs.labs import open_lab
 from ktriage.jobs.tree_lab import TreeLab
 from ktriage.kernel import Built
 from ktriage.trial import load_spec

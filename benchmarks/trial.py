@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 from statistics import median, quantiles
 
-from ktriage.jobs.lab import Lab, open_lab
+from ktriage.jobs.lab import Lab
+from ktriage.jobs.labs import open_lab
 from ktriage.jobs.repro import measure_rate
 from ktriage.trial import load_spec
 

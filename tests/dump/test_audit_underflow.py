@@ -9,7 +9,7 @@ import pytest
 from ktriage.dump.audit import audit
 from ktriage.dump.core import open_vmcore
 from ktriage.jobs.demo import example_folder, make_repository
-from ktriage.jobs.lab import open_lab
+from ktriage.jobs.labs import open_lab
 from ktriage.trial import load_spec
 
 pytestmark = pytest.mark.vm

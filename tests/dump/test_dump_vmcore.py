@@ -20,7 +20,7 @@ from ktriage.dump import (
     tasks,
 )
 from ktriage.errors import UserError
-from ktriage.jobs.lab import open_lab
+from ktriage.jobs.labs import open_lab
 from ktriage.kernel import Kernel
 from ktriage.symbols.program import read_layout
 from ktriage.trial import Outcome, load_spec

@@ -14,7 +14,8 @@ from types import SimpleNamespace
 import pytest
 
 from ktriage.jobs.demo import example_folder, make_repository
-from ktriage.jobs.lab import Lab, open_lab
+from ktriage.jobs.lab import Lab
+from ktriage.jobs.labs import open_lab
 from ktriage.jobs.repro import measure_rate
 from ktriage.kernel import Kernel, RevisionSources, build_module
 from ktriage.trial import load_spec

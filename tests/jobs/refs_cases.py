@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ktriage.jobs.lab import Lab, open_lab
+from ktriage.jobs.lab import Lab
+from ktriage.jobs.labs import open_lab
 from ktriage.kernel import FolderSources, Kernel, build_module
 from ktriage.refs import Account, read_traces
 from ktriage.trial import Outcome, load_spec

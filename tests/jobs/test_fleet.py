@@ -28,7 +28,7 @@ from ktriage.jobs.fleet.cluster import connected
 from ktriage.jobs.fleet.content import Blob
 from ktriage.jobs.fleet.crew import Crew, crew_of
 from ktriage.jobs.fleet.lab import open_fleet_lab
-from ktriage.jobs.lab import open_lab
+from ktriage.jobs.labs import open_lab
 from ktriage.trial import load_spec
 
 pytest.importorskip("distributed")

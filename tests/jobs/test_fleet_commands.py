@@ -28,7 +28,7 @@ from ktriage.jobs.fleet import children, content
 from ktriage.jobs.fleet.children import run_child, stop_children
 from ktriage.jobs.fleet.cluster import connected
 from ktriage.jobs.fleet.crew import crew_of
-from ktriage.jobs.lab import open_lab
+from ktriage.jobs.labs import open_lab
 from ktriage.kernel import Kernel
 from ktriage.trial import load_spec
 

@@ -10,7 +10,7 @@ import pytest
 from ktriage.bisect.types import Options
 from ktriage.errors import UserError
 from ktriage.jobs.bisect_vms import bisect_in_vms
-from ktriage.jobs.lab import open_lab
+from ktriage.jobs.labs import open_lab
 from ktriage.jobs.tree_lab import TreeLab, recipe_of
 from ktriage.trial import load_spec
 from ktriage.words import OutcomeKind

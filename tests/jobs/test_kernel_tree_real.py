@@ -21,7 +21,7 @@ import zstandard
 
 from ktriage.bisect.log import read_log
 from ktriage.cache import cached
-from ktriage.jobs.lab import open_lab
+from ktriage.jobs.labs import open_lab
 from ktriage.jobs.tree_lab import TreeLab
 from ktriage.kernel.config import RECORDING, parse_config
 from ktriage.kernel.tree import packaged_source

@@ -10,7 +10,7 @@ from subprocess import PIPE, run
 import pytest
 
 from ktriage.errors import UserError
-from ktriage.jobs.lab import open_lab
+from ktriage.jobs.labs import open_lab
 from ktriage.jobs.minimize import LOG, minimize
 from ktriage.jobs.minimize_target import find_target
 from ktriage.trial import load_spec

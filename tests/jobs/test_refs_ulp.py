@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from refs_cases import Case, run_case
 
-from ktriage.jobs.lab import open_lab
+from ktriage.jobs.labs import open_lab
 from ktriage.jobs.record import with_refs
 from ktriage.trial import load_spec
 from ktriage.words import OutcomeKind

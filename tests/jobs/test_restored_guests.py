@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from scipy.stats import fisher_exact
 
-from ktriage.jobs.lab import open_lab
+from ktriage.jobs.labs import open_lab
 from ktriage.jobs.repro import Rate, measure_rate
 from ktriage.trial import load_spec
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ktriage.errors import UserError
-from ktriage.jobs.lab import Lab, open_lab, run_result
+from ktriage.jobs.lab import Lab, run_result
+from ktriage.jobs.labs import open_lab
 from ktriage.jobs.repro import measure_rate
 from ktriage.trial import Outcome, load_spec
 from ktriage.trial.judge import module_counts

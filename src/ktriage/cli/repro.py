@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
 def _lab(args: argparse.Namespace, out: Path, *, restore: bool = True) -> tuple[Lab, str | None]:
     """Return the laboratory that is asked for, and the commit to run at."""
     from ktriage.history.repository import Repository
-    from ktriage.jobs.lab import open_lab
+    from ktriage.jobs.labs import open_lab
     from ktriage.trial import load_spec
 
     spec = load_spec(args.spec)

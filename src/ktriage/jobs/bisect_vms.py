@@ -14,7 +14,8 @@ from ktriage.bisect.nodes import span
 from ktriage.bisect.types import Answer, Log, Observer, Options
 from ktriage.errors import UserError
 from ktriage.history.repository import Repository
-from ktriage.jobs.lab import Lab, open_lab
+from ktriage.jobs.lab import Lab
+from ktriage.jobs.labs import open_lab
 from ktriage.jobs.tree_lab import TreeLab, check_ends
 from ktriage.trial import load_spec
 

@@ -6,45 +6,20 @@ import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from ktriage.bisect.types import RunResult
 from ktriage.jobs.fleet.children import stop_children
 from ktriage.jobs.fleet.under_way import doing
-from ktriage.kernel import (
-    FolderSources,
-    Kernel,
-    ModuleBuild,
-    RevisionSources,
-    Sources,
-    build_module,
-    packaged_kernel,
-)
+from ktriage.kernel import Kernel
 from ktriage.kernel.make import stop_makes
 from ktriage.machine import kill_all
-from ktriage.trial import Bench, Outcome, Spec, named_kernel, set_up
+from ktriage.trial import Bench, Outcome, Spec
 from ktriage.words import OutcomeKind
 
 Progress = Callable[[str], None]
 FRAMES_KEPT = 16
-
-
-def kernel_of(spec: Spec, *, debuginfo: bool = False, progress: Progress = lambda _: None) -> Kernel:
-    """Return the kernel that a specification names, fetched where it is a package.
-
-    Raises UserError where it is not to be had.
-    """
-    if spec.kernel.tree is not None:
-        from ktriage.jobs.tree_lab import own_kernel
-
-        return own_kernel(spec, progress)
-    if spec.kernel.package is None:
-        return named_kernel(spec)
-    return packaged_kernel(
-        spec.kernel.package, headers=spec.module is not None, debuginfo=debuginfo, progress=progress
-    )
 
 
 def stop_all(thread: int | None = None) -> None:
@@ -82,7 +57,7 @@ class Build(Protocol):
 
 
 class Lab(ABC):
-    """One reproducer, ready to be run at any revision of ``repo``; made by ``open_lab``.
+    """One reproducer, ready to be run at any revision of ``repo``; made by ``labs.open_lab``.
 
     Trials are kept below ``directory``, each in a folder of its own. Called as a bisection's runner.
     """
@@ -157,80 +132,6 @@ class Lab(ABC):
         """Let go of what it holds; nothing is run in it any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleLab(Lab):
-    """A lab on a kernel that is there, perhaps with a module that is built at each revision."""
-
-    bench: Bench
-    directory: Path
-    repo: Path | None = None
-
-    @property
-    def spec(self) -> Spec:
-        """The reproducer."""
-        return self.bench.spec
-
-    def kernel(self, commit: str | None) -> Kernel:
-        """Return the kernel, the same at all revisions."""
-        del commit
-        return self.bench.kernel
-
-    @property
-    def accel(self) -> str:
-        """What guests run on."""
-        return self.bench.guest.hardware.accel
-
-    def sources(self, commit: str | None) -> Sources | None:
-        """Return the module's sources at a commit, or those that stand beside the specification."""
-        return module_sources(self.spec, self.repo, commit)
-
-    def build(self, commit: str | None, patches: tuple[str, ...] = ()) -> ModuleBuild | None:
-        """Return the module's build at a commit; None where the specification has no module."""
-        sources, table = self.sources(commit), self.bench.spec.module
-        if sources is None or table is None:
-            return None
-        return build_module(sources, kernel=self.bench.kernel, name=table.name, patches=patches)
-
-    def modules(self, commit: str | None) -> list[Path]:
-        """Return the module, where there is one and it builds."""
-        build = self.build(commit)
-        return [build.module] if build and build.module else []
-
-    def trial(
-        self, name: str, commit: str | None, patches: tuple[str, ...] = (), vmcore: str | None = None
-    ) -> tuple[Outcome, ModuleBuild | None]:
-        """Build where needed, run once, and return the outcome with the build."""
-        place = self.fresh_place(name)
-        build = self.build(commit, patches)
-        if build is not None and build.module is None:
-            return not_built(build, place), build
-        return self.bench.trial(place, module=build.module if build else None, vmcore=vmcore), build
-
-    def prepared(self, build: Build | None) -> tuple[Bench, Path | None]:
-        """Return the bench, and the module of a build."""
-        return self.bench, build.module if isinstance(build, ModuleBuild) else None
-
-
-def module_sources(spec: Spec, repo: Path | None, commit: str | None) -> Sources | None:
-    """Return a module's sources at a commit, or those beside its specification; None where it has none."""
-    table = spec.module
-    if table is None:
-        return None
-    if repo is not None and commit is not None:
-        return RevisionSources(repo, commit, table.source)
-    return FolderSources(spec.path(table.source))
-
-
-def not_built(build: ModuleBuild, place: Path) -> Outcome:
-    """Keep the outcome of a module that does not build, and return it."""
-    if build.log.is_file():  # make was not even run where a patch does not apply
-        shutil.copy(build.log, place / "build.log")
-    detail = build.error or "the module does not build"
-    outcome = Outcome(OutcomeKind.BUILD_FAILED, detail=detail, directory=str(place))
-    outcome.save(place)
-    return outcome
-
-
 def run_result(outcome: Outcome, build: Build | None, run_seconds: float) -> RunResult:
     """Return an outcome as the engine takes it; a hang that is hunted counts as the crash."""
     kind = OutcomeKind.CRASHED if outcome.hunted else outcome.kind
@@ -247,27 +148,3 @@ def run_result(outcome: Outcome, build: Build | None, run_seconds: float) -> Run
         note=outcome.detail or None,
         where=outcome.directory,
     )
-
-
-def open_lab(
-    spec: Spec,
-    directory: Path,
-    *,
-    repo: Path | None = None,
-    restore: bool = True,
-    debuginfo: bool = False,
-    progress: Progress = lambda _: None,
-) -> Lab:
-    """Fetch the kernel, prepare the guest and return the lab.
-
-    Raises UserError where something that the specification names is not there, BootFailedError where the
-    kernel does not come up; a kernel that is built from a tree is built and booted at the first trial.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    if spec.kernel_under_test:
-        from ktriage.jobs.tree_lab import open_tree_lab
-
-        return open_tree_lab(spec, directory.resolve(), repo=repo, restore=restore, progress=progress)
-    kernel = kernel_of(spec, debuginfo=debuginfo, progress=progress)
-    bench = set_up(spec, kernel, restore=restore, progress=progress)
-    return ModuleLab(bench, directory.resolve(), repo)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ktriage.errors import UserError
 from ktriage.history.repository import Repository
-from ktriage.jobs.lab import open_lab
+from ktriage.jobs.labs import open_lab
 from ktriage.trial import Outcome, Spec
 from ktriage.trial.spec import RefsTable
 

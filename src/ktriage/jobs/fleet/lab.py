@@ -37,7 +37,9 @@ from ktriage.jobs.fleet.work import (
     run_trial,
     trees_of,
 )
-from ktriage.jobs.lab import Build, Lab, kernel_of, module_sources, not_built
+from ktriage.jobs.lab import Build, Lab
+from ktriage.jobs.labs import kernel_of
+from ktriage.jobs.module_lab import module_sources, not_built
 from ktriage.jobs.tree_lab import TreeLab, kernel_key
 from ktriage.kernel import Built, Checkout, Kernel, ModuleBuild, Recipe, build_module
 from ktriage.kernel.built import ROOM as BUILT
