@@ -39,12 +39,12 @@ def digest(*parts: str | bytes | Path) -> str:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on the file ``path``, which is made where missing."""
+def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold a lock on the file ``path``, which is made where missing; an exclusive one unless ``shared``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
     finally:
         os.close(fd)

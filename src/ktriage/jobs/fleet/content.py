@@ -24,7 +24,7 @@ from typing import Literal
 
 import zstandard
 
-from ktriage.cache import cache_root, digest, touch
+from ktriage.cache import cache_root, digest, locked, touch
 from ktriage.errors import MachineryError, UserError
 from ktriage.jobs.fleet.parcel import members, pack, unpack
 
@@ -344,21 +344,10 @@ def using(*blobs: Blob) -> Iterator[tuple[Path, ...]]:
     """
     with ExitStack() as stack:
         for blob in dict.fromkeys(blobs):
-            stack.enter_context(_shared(_entry(blob).with_suffix(".lock")))
+            stack.enter_context(locked(_entry(blob).with_suffix(".lock"), shared=True))
         if lacking := missing(blobs):
             raise MissingError(lacking)
         yield tuple(path_of(blob) for blob in blobs)
-
-
-@contextmanager
-def _shared(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH)
-        yield
-    finally:
-        os.close(fd)
 
 
 def discard(blob: Blob) -> None:
