@@ -5,6 +5,8 @@
 
 TOP := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
 VENV ?= $(TOP).venv
+# How many files of tests run at once; guests take about a processor each.
+TESTJOBS ?= 2
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
@@ -19,10 +21,10 @@ demo-kernel:
 
 test: setup check
 	cd $(TOP) && $(BIN)/coverage erase
-	cd $(TOP) && $(BIN)/pytest -m "not matrix" --cov --cov-report=term $(TESTFLAGS)
+	cd $(TOP) && $(BIN)/pytest -n $(TESTJOBS) --dist loadfile -m "not matrix" --cov --cov-report=term $(TESTFLAGS)
 
 test-all: setup check
-	cd $(TOP) && $(BIN)/pytest --cov --cov-report=term $(TESTFLAGS)
+	cd $(TOP) && $(BIN)/pytest -n $(TESTJOBS) --dist loadfile --cov --cov-report=term $(TESTFLAGS)
 
 check: setup
 	cd $(TOP) && $(BIN)/ruff check .
