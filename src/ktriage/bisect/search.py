@@ -137,10 +137,6 @@ class Search:
         """How many revisions were built, or tried to."""
         return int(self._built.sum())
 
-    def is_built(self, v: int) -> bool:
-        """Return whether v was run or built before."""
-        return bool(self._built[v])
-
     def record(
         self,
         v: int,

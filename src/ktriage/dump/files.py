@@ -25,7 +25,6 @@ class CoreFiles:
         self.program: drgn.Program = core.program
         self.unusable: dict[str, str] = {}
         self.release = core.release
-        self._core = core
         self._loaded: dict[str | None, Loaded | None] = {}
 
     def loaded(self, module: str | None) -> Loaded | None:

@@ -112,7 +112,6 @@ class _Maker:
         self.due: list[_Due] = []
         self.faults: list[Fault] = []
         self.skews = [chance.uniform(-plan.skew, plan.skew) / 2 for _ in range(plan.cpus)]
-        self.cpu_of: dict[int, int] = {}
 
     def hold(self, mean: float) -> float:
         if self.plan.spread == "uniform":

@@ -73,9 +73,7 @@ class Slabs:
             self.type = program.type("struct slab")
         except LookupError:
             self.type = program.type("struct page")
-        self._layout = Layout(program, _name(self.type), "freelist")
         self._cache_at = member_offset(self.type, "slab_cache")
-        self._freelist_at = self._layout.offset()
         self._page_size = drgn.sizeof(program.type("struct page"))
         self._by_cache: dict[int, list[int]] = defaultdict(list)
         try:
@@ -258,7 +256,3 @@ def _member(thing: drgn.Object, name: str) -> int | None:
         return int(thing.member_(name))
     except LookupError:
         return None
-
-
-def _name(type_: drgn.Type) -> str:
-    return f"struct {type_.tag}"
