@@ -104,7 +104,7 @@ def test_a_deleted_list_entry_is_named(died):
 @pytest.mark.vm
 def test_an_oops_without_a_panic_is_told_from_what_it_printed(guest, debug_kernel, tmp_path):
     commands = ["echo 0 >/proc/sys/kernel/panic_on_oops", "echo element >/proc/badread"]
-    dumped = dump_after(guest, debug_kernel, tmp_path / "it", "badread", commands, timeout=3)
+    dumped = dump_after(guest, debug_kernel, tmp_path / "it", "badread", commands, timeout=10)
     core = open_vmcore(dumped.vmcore, debug_kernel.vmlinux, dumped.module)
     assert find_fault(core) is None
     _, crashes, _ = summarize(core)

@@ -74,7 +74,7 @@ def test_a_guest_that_hangs_keeps_its_events(kernel: Kernel, tmp_path: Path) -> 
         "insmod forgetful.ko; for i in 1 2 -3 4; do echo $i > /proc/forgetful; done; echo 5 > /proc/forgetful"
     )
     files = modules(kernel, "lender", "lender", "forgetful")
-    case = run_case(lab(tmp_path, (f"{LOAD}; {use}; sleep 1000",), files, REFS, timeout=4))
+    case = run_case(lab(tmp_path, (f"{LOAD}; {use}; sleep 1000",), files, REFS, timeout=10))
     assert case.outcome.kind is OutcomeKind.HUNG
     assert case.outcome.refs and not case.outcome.refs.complete and case.outcome.refs.rescued
     account = case.accounts["lender"]
