@@ -35,7 +35,7 @@ def two_cpus(kernel) -> Guest:
 @pytest.mark.vm
 def test_an_nmi_on_a_cpu_that_spins(guest, debug_kernel, tmp_path, capsys):
     dumped = dump_after(
-        guest, debug_kernel, tmp_path / "it", "misbehave", ["echo spin >/proc/misbehave"], timeout=3
+        guest, debug_kernel, tmp_path / "it", "misbehave", ["echo spin >/proc/misbehave"], timeout=10
     )
     assert dumped.end is End.TIMED_OUT
     found = diagnosis_of(dumped, capsys)

@@ -122,7 +122,7 @@ def test_tasks_and_their_stacks(dumped):
 @pytest.mark.vm
 def test_what_a_hung_guest_was_doing(debug_kernel, tmp_path, capsys):
     text = SPEC.format(source=MODULE).replace('"echo warn >/proc/misbehave", "echo put', '"echo spin')
-    (tmp_path / "ktriage.toml").write_text(text.replace("[run]", "[run]\ntimeout = 3"))
+    (tmp_path / "ktriage.toml").write_text(text.replace("[run]", "[run]\ntimeout = 10"))
     lab = open_lab(load_spec(tmp_path / "ktriage.toml"), tmp_path / "trials")
     outcome, build = lab.trial("it", None)
     assert outcome.kind == "hung", outcome
